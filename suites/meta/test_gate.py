@@ -1,0 +1,306 @@
+"""The gate from outside: pytest runs of the suites on tiny seeded models, and their whole life."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from safetensors.numpy import load_file, save_file
+
+from fixtures import store as stores
+
+ROOT = Path(__file__).resolve().parents[2]
+EMBEDDER = 'task = "embedding"\nsource = "seeded:bert@7"\nmax_length = 64\npooling = "mean"\nnormalize = true\n'
+RERANKER = 'task = "rerank"\nsource = "seeded:bert@8"\nmax_length = 64\n'
+# Random weights amplify int8's error: what is tested here is the machinery, not these models.
+LOOSE = "".join(
+    f"[ceilings.{name}]\nmax_abs_error = 1\nmin_cosine = -1\nmax_similarity_change = 2\ntopk_overlap = 0\n"
+    for name in ("quantized", "O2-quantized", "O3-quantized")
+)
+VARIANTS = ("plain", "O1", "O2", "O3", "O4", "quantized", "O2-quantized", "O3-quantized")
+
+
+class House:
+    """A baselines folder and a store, and pytest runs over them."""
+
+    def __init__(self, folder, store):
+        self.baselines, self.store, self.report = folder / "baselines", store, folder / "report"
+
+    def add(self, name, text):
+        (self.baselines / name).mkdir(parents=True, exist_ok=True)
+        (self.baselines / name / "model.toml").write_text(text)
+        return self.baselines / name
+
+    def command(self, *options, suite="suites/accuracy"):
+        return [
+            sys.executable, "-X", "importtime", "-m", "pytest", suite, "-p", "no:cacheprovider",
+            "--baselines", str(self.baselines), "--store", str(self.store), "--report", str(self.report), *options,
+        ]  # fmt: skip
+
+    def run(self, *options, suite="suites/accuracy", ci=None):
+        environment = {key: value for key, value in os.environ.items() if key not in ("CI", "PYTEST_ADDOPTS")}
+        done = subprocess.run(
+            self.command(*options, suite=suite), cwd=ROOT, env=environment | ({"CI": ci} if ci else {}),
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        imported = [line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "import time:" in line]
+        done.heavy = {"torch", "transformers"} & set(imported)
+        errors = [line for line in done.stderr.splitlines() if "import time:" not in line]
+        done.text = done.stdout + "\n".join(errors)
+        return done
+
+    def gate(self):
+        return json.loads((self.report / "gate.json").read_text())
+
+    def statuses(self):
+        return {one["variant"]: one["status"] for model in self.gate()["models"] for one in model["variants"]}
+
+
+@pytest.fixture(scope="session")
+def built_store(tmp_path_factory):
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture
+def house(tmp_path, built_store):
+    """An empty house over the store that all these tests share."""
+    return House(tmp_path, built_store)
+
+
+@pytest.fixture
+def approved(house):
+    """A house whose tiny embedder has an approved baseline."""
+    house.add("tiny", EMBEDDER + LOOSE)
+    done = house.run("--approve")
+    assert done.returncode == 0, done.text
+    return house
+
+
+def test_life_of_a_model(house):
+    """Unbaselined, approved, passing; the last run builds nothing and imports no framework."""
+    house.add("tiny", EMBEDDER + LOOSE)
+    first = house.run()
+    assert first.returncode == 0, first.text
+    assert house.statuses() == {name: "unsupported" if name == "O4" else "unbaselined" for name in VARIANTS}
+    second = house.run("--approve")
+    assert second.returncode == 0, second.text
+    assert "approved tiny on tier" in second.text
+    third = house.run()
+    assert third.returncode == 0, third.text
+    assert house.statuses() == {name: "unsupported" if name == "O4" else "pass" for name in VARIANTS}
+    assert "built" not in third.text
+    assert not third.heavy, f"a warm run imported {third.heavy}"
+
+
+def test_reranker_runs_too(house):
+    loose = "".join(
+        f"[ceilings.{name}]\nmax_logit_error = 99\nmean_logit_error = 99\nkendall_tau = -1\nmin_kendall_tau = -1\n"
+        "order_flips = 1\ntop1_agreement = 0\nndcg_at_5_change = 1\n"
+        for name in ("quantized", "O2-quantized", "O3-quantized")
+    )
+    house.add("tiny-reranker", RERANKER + loose)
+    done = house.run("--approve")
+    assert done.returncode == 0, done.text
+    again = house.run()
+    assert again.returncode == 0, again.text
+    assert house.gate()["verdict"] == "pass"
+
+
+def test_variant_with_one_perturbed_weight_fails(approved, tmp_path):
+    """A ceiling of int8 would let it pass; the approved scores do not."""
+    house = House(tmp_path, tmp_path / "store")
+    shutil.copytree(approved.store, house.store)
+    folder = folder_of(house.store, house.gate(), "quantized")
+    perturb_one_weight(folder)
+    done = house.run("--variant", "quantized")
+    assert done.returncode == 1, done.text
+    assert house.statuses() == {"quantized": "fail"}
+    failed = [one["check"] for one in house.gate()["failures"]]
+    assert "scores_do_not_drift" in failed
+    message = house.gate()["failures"][-1]["message"]
+    for part in ("tiny quantized", "max_abs_error", "tolerance", "worst probe", "reproduce: pytest"):
+        assert part in message
+
+
+def test_broken_ceiling_fails_and_is_not_approved(house):
+    folder = house.add("tiny", EMBEDDER + "[ceilings.quantized]\nmax_abs_error = 1e-9\n")
+    done = house.run("--approve", "--variant", "quantized")
+    assert done.returncode == 1, done.text
+    assert "NOT APPROVED tiny" in done.text
+    assert [file.name for file in folder.iterdir()] == ["model.toml"]
+
+
+def test_changed_reference_fails(approved):
+    """Stored reference scores that are no longer those of the checkpoint are noticed."""
+    move_stored_scores(approved.baselines / "tiny", "reference.json", 1e-3)
+    done = approved.run("--variant", "plain")
+    assert done.returncode == 1, done.text
+    assert [one["check"] for one in approved.gate()["failures"]] == ["reference_is_the_approved_one"]
+
+
+def test_approve_keeps_what_was_not_measured(approved):
+    before = json.loads(next(approved.baselines.glob("tiny/[!r]*.json")).read_text())
+    done = approved.run("--approve", "--variant", "O2")
+    assert done.returncode == 0, done.text
+    after = json.loads(next(approved.baselines.glob("tiny/[!r]*.json")).read_text())
+    assert after["variants"].keys() == before["variants"].keys()
+
+
+def test_approve_is_refused_in_ci(house):
+    house.add("tiny", EMBEDDER)
+    done = house.run("--approve", ci="true")
+    assert done.returncode == 4
+    assert "--approve: refused under CI=true" in done.text
+
+
+def test_require_all_fails_what_would_be_skipped(approved):
+    assert approved.run("--variant", "O4").returncode in (0, 5)
+    done = approved.run("--variant", "O4", "--require-all")
+    assert done.returncode == 1
+    assert "--require-all: unsupported: O4 needs CUDAExecutionProvider" in done.text
+
+
+def test_missing_checkpoint_is_unsupported_and_named_is_an_error(house):
+    house.add("gone", EMBEDDER.replace("seeded:bert@7", "path:nowhere"))
+    done = house.run("--variant", "plain")
+    assert done.returncode in (0, 5), done.text
+    assert house.statuses() == {"plain": "unsupported"}
+    named = house.run("--model", "gone")
+    assert named.returncode == 4
+    assert "--model: gone: the checkpoint folder" in named.text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--model", "nosuch"), "--model: 'nosuch' is none of tiny"),
+        (("--variant", "O9"), "--variant: 'O9' is none of plain, O1"),
+        (("--baselines", "/nowhere"), "--baselines: /nowhere is no folder"),
+        (("--tier", "avx3"), "--tier: unknown tier 'avx3'"),
+        (("--tier", "cuda"), "--tier: tier cuda needs"),
+        (("--grid", "huge"), "--grid"),
+        (("--store", "s3://bucket"), "--store s3://bucket"),
+        (("--store", "/proc/nowhere"), "--store"),
+    ],
+)
+def test_wrong_option_is_a_usage_error(house, options, message):
+    house.add("tiny", EMBEDDER)
+    done = house.run(*options)
+    assert done.returncode == 4, done.text
+    assert message in done.text
+    assert "Traceback" not in done.text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("task = \n", "model.toml: not valid TOML: Invalid value (at line 1"),
+        (EMBEDDER + "colour = 3\n", "model.toml:6: colour:"),
+        (EMBEDDER.replace('"embedding"', '"poetry"'), "model.toml:1: task: 'poetry' is none of embedding, rerank"),
+        (EMBEDDER.replace("64", '"long"'), "model.toml:3: max_length:"),
+        (EMBEDDER + 'variants = ["O2", "O7"]\n', "model.toml:6: variants: 'O7' is none of plain"),
+    ],
+)
+def test_wrong_model_toml_names_file_line_and_key(house, text, message):
+    house.add("tiny", text)
+    done = house.run()
+    assert done.returncode == 4, done.text
+    assert message in done.text
+    assert "Traceback" not in done.text
+
+
+def test_truncated_baseline_is_a_usage_error(approved):
+    file = next(approved.baselines.glob("tiny/[!r]*.json"))
+    file.write_text(file.read_text()[: file.stat().st_size // 2])
+    done = approved.run()
+    assert done.returncode == 4
+    assert f"{file}: cannot be read" in done.text
+    assert "restore it from version control" in done.text
+
+
+def test_nan_in_stored_scores_is_a_usage_error(approved):
+    move_stored_scores(approved.baselines / "tiny", "reference.json", np.nan)
+    done = approved.run()
+    assert done.returncode == 4
+    assert "holds values that are not finite" in done.text
+
+
+def test_killed_export_leaves_the_store_clean(tmp_path):
+    house = House(tmp_path, tmp_path / "store")
+    house.add("tiny", EMBEDDER + LOOSE)
+    command = house.command("--variant", "plain")
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list(house.store.glob("partial/*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert list(house.store.glob("partial/*")), "the export was not caught in the act"
+    deadline = time.monotonic() + 30
+    while any(stores.Store(house.store).root.glob("partial/*")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not list(house.store.glob("partial/*")), "a worker outlived its parent, or its rest was kept"
+    for folder in house.store.glob("artifacts/*"):
+        stores.verify(folder.name, folder)
+    assert house.run("--variant", "plain").returncode == 0
+
+
+def test_two_sessions_build_each_artifact_once(tmp_path):
+    house = House(tmp_path, tmp_path / "store")
+    house.add("tiny", EMBEDDER + LOOSE)
+    command = house.command("--variant", "plain")
+    both = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in "ab"]
+    assert [process.wait() for process in both] == [0, 0]
+    assert not list(house.store.glob("partial/*"))
+    builds = [log.read_text().count("building ") for log in house.store.glob("logs/*")]
+    assert builds == [1] * len(list(house.store.glob("artifacts/*")))
+
+
+def test_latency_and_conformance_run_on_a_tiny_model(house):
+    house.add("tiny", EMBEDDER + LOOSE + "[latency]\nquick = [[1, 16], [2, 32]]\n")
+    for suite in ("suites/conformance", "suites/latency"):
+        done = house.run("--variant", "plain", "--variant", "O2", suite=suite)
+        assert done.returncode == 0, done.text
+    cells = {one["variant"]: one["latency"] for one in house.gate()["models"][0]["variants"]}
+    assert [(cell["batch"], cell["length"]) for cell in cells["O2"]] == [(1, 16), (2, 32)]
+    assert all(cell["ratio_to_torch"] > 0 for cell in cells["O2"])
+
+
+def folder_of(store, gate, variant):
+    """Return the artifact folder of a variant by the digest that the report gives."""
+    digest = next(one["digest"] for model in gate["models"] for one in model["variants"] if one["variant"] == variant)
+    manifests = (store / "artifacts").glob("*/manifest.json")
+    return next(file.parent for file in manifests if json.loads(file.read_text())["digest"] == digest)
+
+
+def perturb_one_weight(folder):
+    """Change one weight of one quantized matrix, and the manifest so that the store does not notice."""
+    model = onnx.load(folder / "model.onnx")
+    weight = next(one for one in model.graph.initializer if one.name.endswith("quantized") and len(one.dims) == 2)
+    values = numpy_helper.to_array(weight).copy()
+    values.flat[values.size // 2] ^= 0x7F
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    onnx.save(model, folder / "model.onnx")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").unlink()
+    stores._write_manifest(folder, manifest["key"], manifest["recipe"])
+
+
+def move_stored_scores(folder, name, by):
+    """Add `by` to one stored score, and rename the arrays file to its new content."""
+    file = folder / name
+    content = json.loads(file.read_text())
+    arrays = load_file(folder / content["arrays"])
+    next(iter(arrays.values())).flat[0] += by
+    save_file(arrays, folder / "new")
+    content["arrays"] = f"{file.stem}.{stores.sha256_of(folder / 'new')[:12]}.safetensors"
+    (folder / "new").rename(folder / content["arrays"])
+    file.write_text(json.dumps(content))
