@@ -34,13 +34,26 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-LIBRARIES = (
-    "huggingface_hub hypothesis networkx numpy onnx onnxruntime optimum peft scipy sklearn "
-    "sentence_transformers sympy tokenizers torch transformers"
-).split()
+LIBRARIES = [
+    "huggingface_hub",
+    "hypothesis",
+    "networkx",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "optimum",
+    "peft",
+    "scipy",
+    "sklearn",
+    "sentence_transformers",
+    "sympy",
+    "tokenizers",
+    "torch",
+    "transformers",
+]
 SEED = 20
 REPORT_EVERY = 25
-STEPS = 750
+STEPS = 700
 TRAINING_ROWS = 6000
 BODY_CHARACTERS = 160
 GROUPS_PER_STEP = 8
@@ -118,7 +131,7 @@ def encode(tokenizer: AutoTokenizer, pairs: list[tuple[str, str]]) -> dict[str, 
     queries = [" ".join(query.split()[:QUERY_WORDS]) for query, _ in pairs]
     return tokenizer(
         queries, [passage for _, passage in pairs],
-        truncation="only_second", max_length=PAIR_TOKENS, padding=True, return_tensors="pt",
+        truncation=True, max_length=PAIR_TOKENS, padding=True, return_tensors="pt",
     )  # fmt: skip
 
 
@@ -131,9 +144,7 @@ def train(rows: list[tuple[str, str, str]], embedder: SentenceTransformer) -> No
     optimizer = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad], lr=LEARNING_RATE, weight_decay=0.01
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=LEARNING_RATE, total_steps=STEPS, pct_start=0.08
-    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=LEARNING_RATE, total_steps=STEPS, pct_start=0.08)
     draw = random.Random(SEED)
     started = time.monotonic()
     recent: list[tuple[float, float, float]] = []
@@ -150,9 +161,7 @@ def train(rows: list[tuple[str, str, str]], embedder: SentenceTransformer) -> No
         teacher[:, 0] += POSITIVE_BONUS
         logits = model(**encode(tokenizer, pairs)).logits.view_as(teacher)
         distance = torch.nn.functional.smooth_l1_loss(logits, teacher)
-        choice = torch.nn.functional.cross_entropy(
-            logits, torch.zeros(len(logits), dtype=torch.long)
-        )
+        choice = torch.nn.functional.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long))
         optimizer.zero_grad()
         (distance + choice).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -162,7 +171,10 @@ def train(rows: list[tuple[str, str, str]], embedder: SentenceTransformer) -> No
         if len(recent) == REPORT_EVERY:
             minutes = (time.monotonic() - started) / 60
             means = np.mean(recent, axis=0)
-            print(f"step {step + 1:5d}  {minutes:5.1f} min  distance, choice, accuracy {means.round(3)}", flush=True)
+            print(
+                f"step {step + 1:5d}  {minutes:5.1f} min  distance, choice, accuracy {means.round(3)}",
+                flush=True,
+            )
             recent.clear()
     model.save_pretrained(HERE / "adapter")
     (HERE / "adapter" / "README.md").unlink(missing_ok=True)

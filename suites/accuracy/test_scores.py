@@ -33,8 +33,6 @@ def test_scores_do_not_drift(case, gate):
     assert case.subject.baseline.tier_file.probes == case.subject.probes_digest, (
         "the probes changed since the approval: approve again"
     )
-    allowed, changed = baselines.tolerance(
-        case.variant.precision.name, case.stored.provenance.versions, gate.versions
-    )
+    allowed, changed = baselines.tolerance(case.variant.precision.name, case.stored.provenance.versions, gate.versions)
     limits = {name: allowed.limits[name] for name in case.subject.task.metrics if name in allowed.limits}
     judge(case, drift, limits, "tolerance", f"{allowed.reason}; changed: {', '.join(changed) or 'nothing'}")

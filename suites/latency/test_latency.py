@@ -48,7 +48,7 @@ def gate_folder(subject):
     return subject.root.folder
 
 
-def paired(benchmark, subject, shape, anchor, run_s, threads):
+def paired(benchmark, shape, anchor, run_s, threads):
     """Measure one cell: `anchor()` and `run_s() -> seconds` in turn; return the Cell."""
     for _ in range(latency.WARMUP_ROUNDS):
         estimate = latency.timed(anchor) + run_s()
@@ -58,7 +58,11 @@ def paired(benchmark, subject, shape, anchor, run_s, threads):
         lambda: variant_s.append(run_s()), setup=lambda: plain_s.append(latency.timed(anchor)), rounds=rounds
     )
     cell = latency.cell(shape, plain_s, variant_s, threads)
-    benchmark.extra_info |= {"ratio_to_plain": cell.ratio_to_plain, "interval": cell.interval, "threads": threads}
+    benchmark.extra_info |= {
+        "ratio_to_plain": cell.ratio_to_plain,
+        "interval": cell.interval,
+        "threads": threads,
+    }
     return cell
 
 
@@ -72,9 +76,7 @@ def test_latency_of_pytorch(subject, shape, gate, benchmark, torch_of):
     session = session_of(plain_of(subject, gate))
     anchor_feeds = session.select(feeds)
     anchor = functools.partial(session.session.run, None, anchor_feeds)
-    subject.result.torch_latency.append(
-        paired(benchmark, subject, shape, anchor, torch.round_s, gate.machine.threads)
-    )
+    subject.result.torch_latency.append(paired(benchmark, shape, anchor, torch.round_s, gate.machine.threads))
 
 
 def test_latency(case, shape, gate, benchmark):
@@ -86,7 +88,7 @@ def test_latency(case, shape, gate, benchmark):
     feeds = session.select(feeds)
     anchor = functools.partial(plain.session.run, None, plain.select(feeds))
     run_s = functools.partial(latency.timed, functools.partial(session.session.run, None, feeds))
-    case.result.latency.append(paired(benchmark, case.subject, shape, anchor, run_s, gate.machine.threads))
+    case.result.latency.append(paired(benchmark, shape, anchor, run_s, gate.machine.threads))
 
 
 def test_footprint(case, gate):
@@ -95,4 +97,5 @@ def test_footprint(case, gate):
     case.result.load_ms, case.result.peak_rss_mb = latency.footprint(
         case.file, gate.machine.threads, case.variant.provider, case.load().select(feeds)
     )
-    assert case.result.load_ms > 0 and case.result.peak_rss_mb > case.result.bytes / 1e6 / 2
+    assert case.result.load_ms > 0
+    assert case.result.peak_rss_mb > case.result.bytes / 1e6 / 2

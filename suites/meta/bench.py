@@ -1,7 +1,7 @@
 """The README's figures: the cold and the warm gate, shell to shell, beside optimum-cli.
 
-    tox run -e bench                 # three cold gates, one round of optimum-cli, seven warm gates
-    tox run -e bench -- --cold 1     # fewer
+tox run -e bench                 # three cold gates, one round of optimum-cli, seven warm gates
+tox run -e bench -- --cold 1     # fewer
 """
 
 import argparse
@@ -39,12 +39,30 @@ def gate(store, report):
 def cli(checkpoint, task, output, tier):
     """Run the exports that optimum-cli can do, one after the other; return seconds per step."""
     optimum = str(BIN / "optimum-cli")
-    export = [optimum, "export", "onnx", "--model", str(checkpoint), "--task", task, "--library-name", "transformers"]
+    export = [
+        optimum,
+        "export",
+        "onnx",
+        "--model",
+        str(checkpoint),
+        "--task",
+        task,
+        "--library-name",
+        "transformers",
+    ]
     commands = {"plain": [*export, str(output / "plain")]}
     commands |= {level: [*export, "--optimize", level, str(output / level)] for level in ("O1", "O2", "O3")}
     flag = TIER_FLAG.get(tier, "--" + tier)
     for name, source in (("quantized", "plain"), ("O2-quantized", "O2"), ("O3-quantized", "O3")):
-        quantize = [optimum, "onnxruntime", "quantize", "--onnx_model", str(output / source), flag, "--per_channel"]
+        quantize = [
+            optimum,
+            "onnxruntime",
+            "quantize",
+            "--onnx_model",
+            str(output / source),
+            flag,
+            "--per_channel",
+        ]
         commands[name] = [*quantize, "-o", str(output / name)]
     steps = {}
     for name, command in commands.items():

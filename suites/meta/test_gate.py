@@ -204,7 +204,10 @@ def test_wrong_option_is_a_usage_error(house, options, message):
     [
         ("task = \n", "model.toml: not valid TOML: Invalid value (at line 1"),
         (EMBEDDER + "colour = 3\n", "model.toml:6: colour:"),
-        (EMBEDDER.replace('"embedding"', '"poetry"'), "model.toml:1: task: 'poetry' is none of embedding, rerank"),
+        (
+            EMBEDDER.replace('"embedding"', '"poetry"'),
+            "model.toml:1: task: 'poetry' is none of embedding, rerank",
+        ),
         (EMBEDDER.replace("64", '"long"'), "model.toml:3: max_length:"),
         (EMBEDDER + 'variants = ["O2", "O7"]\n', "model.toml:6: variants: 'O7' is none of plain"),
     ],

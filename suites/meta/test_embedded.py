@@ -1,0 +1,114 @@
+"""The two embedded models are what they claim to be."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from fixtures import closeness, export, hardware, models, probes, store, tasks, variants
+from fixtures.runtimes import OnnxRuntime
+
+BASELINES = Path(__file__).resolve().parents[2] / "baselines"
+SENTENCES = ["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."]
+
+
+class Built:
+    """One embedded model, its plain export and its reference, built in a store of its own."""
+
+    def __init__(self, name, folder):
+        self.model = models.read(BASELINES / name, tasks=tasks.TASKS, variants=variants.VARIANT)
+        self.checkpoint = models.find_checkpoint(self.model)
+        root = export.prepare(name, self.checkpoint, self.model.settings.source)
+        tokens = probes.plan_tokens(self.model, root)
+        task = tasks.TASKS[self.model.settings.task].export_task
+        plain = export.plan(name, variants.VARIANT["plain"], root, task, hardware.detect())
+        steps = [tokens, tasks.plan_reference(self.model, root, tokens), plain]
+        built = store.Store(folder)
+        assert store.build_all(built, steps, 2, print) == {}
+        found = [built.find(store.key_of(step.document)).folder for step in steps]
+        self.encoded = tasks.Encoded.load(found[0] / tasks.TOKENS_FILE)
+        self.long = tasks.Encoded.load(found[0] / probes.LONG_FILE)
+        self.reference = load_file(found[1] / tasks.SCORES_FILE)["scores"]
+        self.runtime = OnnxRuntime(found[2] / export.MODEL_FILE, 2)
+        self.plain = found[2]
+
+
+@pytest.fixture(scope="module")
+def embedder(tmp_path_factory):
+    return Built("minilm-l6", tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def reranker(tmp_path_factory):
+    return Built("minilm-reranker", tmp_path_factory.mktemp("store"))
+
+
+def test_embedder_equals_sentence_transformers(embedder):
+    """Every probe, from text to unit vector, in PyTorch and in the plain export."""
+    from sentence_transformers import SentenceTransformer
+
+    texts = []
+    theirs = SentenceTransformer(str(embedder.checkpoint.folder), device="cpu")
+    for probe in probes.TEXTS:
+        count = lambda text, pair: len(theirs.tokenizer(text, pair)["input_ids"])  # noqa: E731
+        texts.append(probes.fill(probe, count, embedder.model.settings.max_length).text)
+    expected = theirs.encode(texts, normalize_embeddings=True)
+    np.testing.assert_allclose(embedder.reference, expected, atol=1e-5)
+    scores = tasks.score(embedder.runtime, embedder.encoded, embedder.model.settings)
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
+
+
+def test_embedder_has_the_published_similarities(embedder):
+    """sentence-transformers' quick start prints 0.6660, 0.1046 and 0.1411 for its three sentences."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(embedder.plain / "tokenizer.json"))
+    tokenizer.enable_padding()
+    rows = tokenizer.encode_batch(SENTENCES)
+    feeds = {
+        "input_ids": np.array([row.ids for row in rows]),
+        "attention_mask": np.array([row.attention_mask for row in rows]),
+        "token_type_ids": np.array([row.type_ids for row in rows]),
+    }
+    settings = embedder.model.settings
+    vectors = tasks.TASKS["embedding"].scores(embedder.runtime(feeds), feeds, settings)
+    similarity = (vectors @ vectors.T)[np.triu_indices(3, 1)]
+    np.testing.assert_allclose(similarity, [0.6660, 0.1046, 0.1411], atol=1e-4)
+
+
+def test_length_probes_have_their_exact_lengths(embedder, reranker):
+    """Exactly at the limit, and cut back to it from one over and from far over."""
+    for built, rows in ((embedder, probes.TEXTS), (reranker, probes.PAIRS)):
+        lengths = {row.id: n for row, n in zip(rows, built.encoded.lengths, strict=True) if row.length}
+        assert set(lengths.values()) == {built.model.settings.max_length}
+
+
+def test_reranker_puts_graded_passages_in_order(reranker):
+    """At least 90 % of the pairs with different grades, at every query of the probes."""
+    grades = np.array([np.nan if one.grade is None else one.grade for one in probes.PAIRS])
+    queries = np.array([one.query or "" for one in probes.PAIRS])
+    above = (grades[:, None] > grades) & (queries[:, None] == queries)
+    right = (reranker.reference[:, None] > reranker.reference)[above].mean()
+    assert right >= 0.9, f"only {right:.1%} of {above.sum()} pairs are in order"
+
+
+def test_reranker_logits_spread_over_several_units(reranker):
+    assert np.ptp(reranker.reference) > 6
+    assert reranker.reference.std() > 1.5
+
+
+def test_wrong_weights_are_refused(embedder, tmp_path):
+    """A package with other weights under the same name is not all-MiniLM-L6-v2."""
+    settings = tasks.Settings(
+        task="embedding", source=f"path:{embedder.checkpoint.folder}", max_length=256, pooling="mean",
+        weights="sha256:" + "0" * 64,
+    )  # fmt: skip
+    (tmp_path / "model.toml").write_text('weights = "sha256:..."\n')
+    with pytest.raises(models.ModelError, match="not the pinned sha256:0000"):
+        models.find_checkpoint(models.Model("fake", tmp_path, settings))
+
+
+def test_plain_export_of_the_embedder_is_close(embedder):
+    scores = tasks.score(embedder.runtime, embedder.encoded, embedder.model.settings)
+    assert closeness.embeddings(embedder.reference, scores).metrics["max_abs_error"] < 1e-5

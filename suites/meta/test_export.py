@@ -1,0 +1,120 @@
+"""What the recipe steps make, and what Optimum makes of the same: on a tiny seeded model."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from fixtures import export, hardware, store, tasks, variants
+from fixtures.models import Checkpoint
+from fixtures.runtimes import OnnxRuntime
+
+MACHINE = hardware.detect()
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """Return a function: variant name -> folder of the tiny embedder's artifact."""
+    built = store.Store(tmp_path_factory.mktemp("store"))
+    root = export.prepare("tiny", Checkpoint(None, None, "sha256:" + "0" * 64), "seeded:bert@7")
+
+    def folder(variant):
+        step = export.plan("tiny", variants.VARIANT[variant], root, "feature-extraction", MACHINE)
+        for one in step.lineage():
+            artifact = built.run(one)
+        return artifact.folder
+
+    return folder
+
+
+def initializers(folder):
+    model = onnx.load(folder / "model.onnx")
+    return {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer}
+
+
+def operators(folder):
+    return {node.op_type for node in onnx.load(folder / "model.onnx").graph.node}
+
+
+def test_optimum_still_cannot_quantize_a_fused_graph(tiny, tmp_path):
+    """The day this fails, `quantize-fused` can go, and all variants are Optimum's again."""
+    with pytest.raises(RuntimeError, match="Unable to find data type for weight_name"):
+        export.quantize([tiny("O2")], tmp_path, {**vars(MACHINE.int8)})
+
+
+@pytest.mark.parametrize("variant", ["O2-quantized", "O3-quantized"])
+def test_fused_graphs_are_quantized(tiny, variant):
+    made = operators(tiny(variant))
+    assert "SkipLayerNormalization" in made
+    assert made & {"MatMulIntegerToFloat", "MatMulInteger", "QAttention", "DynamicQuantizeMatMul"}
+
+
+def test_both_quantizers_make_the_same_of_an_unfused_graph(tiny, tmp_path):
+    """`quantize-fused` differs from Optimum's quantizer in nothing but DefaultTensorType."""
+    export.quantize_fused([tiny("plain")], tmp_path, {**vars(MACHINE.int8)})
+    ours, theirs = initializers(tmp_path), initializers(tiny("quantized"))
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_optimizing_deletes_only_the_private_copy(tiny):
+    """The optimizer removes external data of the file that it read; the stored export stays whole."""
+    plain = tiny("plain")
+    tiny("O2")
+    store.verify(plain.name, plain)
+
+
+def test_identical_recipes_share_an_artifact():
+    """Tiers with the same int8 parameters share one key; avx2 has its own."""
+    root = Checkpoint(Path(), None, "sha256:" + "1" * 64)
+
+    def key(tier):
+        machine = hardware.Machine("x86_64", tier, tier, "", 1, 1, 0, ())
+        step = export.plan("any", variants.VARIANT["quantized"], root, "feature-extraction", machine)
+        return store.key_of(step.document)
+
+    assert key("avx512") == key("avx512_vnni") == key("arm64")
+    assert key("avx2") != key("avx512")
+
+
+def test_key_changes_with_checkpoint_parameters_and_versions(monkeypatch):
+    def key(digest="1", task="feature-extraction"):
+        root = Checkpoint(Path(), None, "sha256:" + digest * 64)
+        return store.key_of(export.plan("any", variants.VARIANT["O2"], root, task, MACHINE).document)
+
+    before = key()
+    assert len({before, key(digest="2"), key(task="text-classification")}) == 3
+    monkeypatch.setattr(export, "version_of", lambda name: "99")
+    assert key() != before
+
+
+def test_O4_is_unsupported_without_cuda():
+    reason = variants.VARIANT["O4"].unsupported(
+        hardware.Machine("x86_64", "avx2", "avx2", "", 1, 1, 0, ("CPUExecutionProvider",))
+    )
+    assert "CUDAExecutionProvider" in reason
+    assert "only casts to fp16" in reason
+
+
+def test_runtime_refuses_missing_inputs(tiny):
+    """Raw ONNX Runtime is given what the tokenizer made, and nothing is filled in with zeros."""
+    runtime = OnnxRuntime(tiny("plain") / "model.onnx", 1)
+    feeds = {name: np.ones((1, 4), np.int64) for name in runtime.inputs if name != "token_type_ids"}
+    with pytest.raises(KeyError, match="token_type_ids"):
+        runtime(feeds)
+
+
+def test_padding_side_and_pooling():
+    """Left padding puts tokens at the end; mean pooling counts only them, CLS takes the first of them."""
+    encoded = tasks.Encoded(
+        {"input_ids": np.arange(1, 6), "attention_mask": np.ones(5, np.int64)},
+        np.array([0, 2, 5]), {"input_ids": 0, "attention_mask": 0}, "left", {},
+    )  # fmt: skip
+    feeds = encoded.feeds(np.array([0, 1]))
+    assert feeds["input_ids"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    hidden = np.float32([[[9], [1], [3]], [[2], [4], [6]]])
+    settings = tasks.Settings(task="embedding", source="path:.", max_length=3, pooling="mean")
+    assert tasks.pool(hidden, feeds["attention_mask"], settings).tolist() == [[2], [4]]
+    settings = tasks.Settings(task="embedding", source="path:.", max_length=3, pooling="cls")
+    assert tasks.pool(hidden, feeds["attention_mask"], settings).tolist() == [[1], [2]]
