@@ -1,6 +1,6 @@
 """Options and plugin list. The machinery is in fixtures/, the checks are in suites/."""
 
-pytest_plugins = ("fixtures.gate", "pytester")
+pytest_plugins = ("fixtures.gate",)
 
 
 def pytest_addoption(parser):
