@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from fixtures import closeness, export, hardware, models, probes, store, tasks, variants
+from fixtures import closeness, export, hardware, models, probes, seeded, store, tasks, variants
 from fixtures.runtimes import OnnxRuntime
 
 BASELINES = Path(__file__).resolve().parents[2] / "baselines"
@@ -17,7 +17,9 @@ class Built:
     """One embedded model, its plain export and its reference, built in a store of its own."""
 
     def __init__(self, name, folder):
-        self.model = models.read(BASELINES / name, tasks=tasks.TASKS, variants=variants.VARIANT)
+        self.model = models.read(
+            BASELINES / name, tasks=tasks.TASKS, variants=variants.VARIANT, architectures=seeded.ARCHITECTURES
+        )
         self.checkpoint = models.find_checkpoint(self.model)
         root = export.prepare(name, self.checkpoint, self.model.settings.source)
         tokens = probes.plan_tokens(self.model, root)

@@ -1,0 +1,175 @@
+"""Stored baselines: what comes back, what is refused, and that no failure costs the old one."""
+
+import errno
+import json
+
+import numpy as np
+import pytest
+
+from fixtures import baselines
+from fixtures.baselines import BaselineError, Cell, NotApproved, Provenance, ReferenceFile, StoredVariant, TierFile
+
+PROVENANCE = Provenance("sha256:" + "0" * 64, {"onnxruntime": "1.32.0"}, "avx2", "a processor", "2026-01-31")
+CELL = Cell(1, 16, 2.5, 3.0, 400.0, 1.5, (1.4, 1.6), 2.25, 30, 2)
+SCORES = {"plain": np.float32([[1, 2], [3, 4]]), "O2": np.float32([[1, 2], [3, 5]])}
+
+
+def save(folder, scores=SCORES):
+    folder.mkdir(exist_ok=True)
+    variants = {name: StoredVariant(PROVENANCE, "sha256:1", 9, {"min_cosine": 1.0}, (CELL,)) for name in scores}
+    reference = ReferenceFile(probes="p", arrays="", provenance=PROVENANCE)
+    baselines.write(folder / "reference.json", reference, {"scores": SCORES["plain"]})
+    baselines.write(folder / "avx2.json", TierFile(probes="p", arrays="", tier="avx2", variants=variants), scores)
+
+
+def content(folder):
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_round_trip(tmp_path):
+    save(tmp_path)
+    found = baselines.read(tmp_path, "avx2")
+    assert found.reference_file.provenance == PROVENANCE
+    np.testing.assert_array_equal(found.reference, SCORES["plain"])
+    assert found.tier_file.variants["O2"].latency == (CELL,)
+    assert found.scores.keys() == SCORES.keys()
+    np.testing.assert_array_equal(found.scores["O2"], SCORES["O2"])
+
+
+def test_nothing_stored_is_nothing_read(tmp_path):
+    found = baselines.read(tmp_path, "avx2")
+    assert (found.reference_file, found.reference, found.tier_file, dict(found.scores)) == (None, None, None, {})
+
+
+def test_other_tiers_are_left_alone(tmp_path):
+    save(tmp_path)
+    (tmp_path / "avx2.json").rename(tmp_path / "avx512.json")
+    assert baselines.read(tmp_path, "avx2").tier_file is None
+
+
+def test_json_is_for_people(tmp_path):
+    save(tmp_path)
+    text = (tmp_path / "avx2.json").read_text()
+    assert text.count("\n") > 20
+    assert text.endswith("}\n")
+
+
+def test_new_scores_replace_the_old_file(tmp_path):
+    save(tmp_path)
+    save(tmp_path, {**SCORES, "plain": SCORES["plain"] + 1})
+    assert len(list(tmp_path.glob("avx2.*.safetensors"))) == 1
+    np.testing.assert_array_equal(baselines.read(tmp_path, "avx2").scores["plain"], SCORES["plain"] + 1)
+
+
+@pytest.mark.parametrize("name", ["reference.json", "avx2.json"])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: text[: len(text) // 2], "cannot be read"),
+        (lambda _: "", "cannot be read"),
+        (lambda text: text.replace('"schema": 1', '"schema": 7'), "has schema 7, and this version reads 1"),
+        (lambda text: text.replace('"probes"', '"probe"'), "cannot be read .*probe"),
+        (lambda text: text.replace(".safetensors", ".lost"), "lost: cannot be read"),
+    ],
+)
+def test_damaged_json_is_named_with_the_next_step(tmp_path, name, damage, message):
+    save(tmp_path)
+    file = tmp_path / name
+    file.write_text(damage(file.read_text()))
+    with pytest.raises(BaselineError, match=rf"(?s){message}.*restore it from version control.*--approve"):
+        baselines.read(tmp_path, "avx2")
+
+
+def test_truncated_arrays_are_refused(tmp_path):
+    save(tmp_path)
+    file = next(tmp_path.glob("avx2.*.safetensors"))
+    file.write_bytes(file.read_bytes()[:-3])
+    with pytest.raises(BaselineError, match=r"avx2.*safetensors: cannot be read"):
+        baselines.read(tmp_path, "avx2")
+
+
+def test_changed_arrays_are_refused(tmp_path):
+    save(tmp_path)
+    file = next(tmp_path.glob("avx2.*.safetensors"))
+    blob = bytearray(file.read_bytes())
+    blob[-2] ^= 1
+    file.write_bytes(blob)
+    with pytest.raises(BaselineError, match="is not the file that was approved"):
+        baselines.read(tmp_path, "avx2")
+
+
+def test_entries_without_scores_are_refused(tmp_path):
+    save(tmp_path)
+    stored = json.loads((tmp_path / "avx2.json").read_text())
+    stored["variants"]["O3"] = stored["variants"]["O2"]
+    (tmp_path / "avx2.json").write_text(json.dumps(stored))
+    with pytest.raises(BaselineError, match="scores and entries differ: O3"):
+        baselines.read(tmp_path, "avx2")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_scores_that_are_not_finite_are_not_stored(tmp_path, bad):
+    save(tmp_path)
+    before = content(tmp_path)
+    with pytest.raises(NotApproved, match="the scores of O2 are not finite"):
+        save(tmp_path, {**SCORES, "O2": np.float32([bad, 1])})
+    assert content(tmp_path) == before
+
+
+def test_scores_that_are_not_finite_are_not_read(tmp_path, monkeypatch):
+    """However they came there: the file is whole, and its name fits."""
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "isfinite", np.ones_like)
+        save(tmp_path, {"plain": np.float32([np.nan])})
+    with pytest.raises(BaselineError, match="plain holds values that are not finite"):
+        baselines.read(tmp_path, "avx2")
+
+
+@pytest.mark.parametrize("writes", range(3))
+def test_full_disk_leaves_the_old_baseline(tmp_path, monkeypatch, writes):
+    """The disk fills up at the first, second or third file; what was approved stays readable."""
+    save(tmp_path)
+    before = baselines.read(tmp_path, "avx2")
+    left, real = [writes], baselines.os.fsync
+
+    def fsync(number):
+        if not left[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        left[0] -= 1
+        real(number)
+
+    monkeypatch.setattr(baselines.os, "fsync", fsync)
+    with pytest.raises(OSError, match="No space left"):
+        save(tmp_path, {name: scores + 1 for name, scores in SCORES.items()})
+    after = baselines.read(tmp_path, "avx2")
+    np.testing.assert_array_equal(after.scores["O2"], before.scores["O2"])
+    assert not list(tmp_path.glob(".*")), "a temporary file was left"
+
+
+def test_tolerance_is_wider_across_minor_versions_only():
+    now = {"onnxruntime": "1.32.1", "torch": "2.13.0"}
+    same, changed = baselines.tolerance("int8", {"onnxruntime": "1.32.0", "torch": "2.13.0"}, now)
+    wider, names = baselines.tolerance("int8", {"onnxruntime": "1.31.0", "torch": "2.13.0"}, now)
+    assert (changed, names) == ([], ["onnxruntime"])
+    assert wider.limits["max_logit_error"] > same.limits["max_logit_error"]
+    assert baselines.tolerance("int8", {}, now)[1] == ["onnxruntime", "torch"]
+
+
+def test_every_precision_has_tolerances_with_reasons():
+    from fixtures import variants
+
+    names = {"reference"} | {variant.precision.name for variant in variants.VARIANTS}
+    assert {(name, same) for name in names for same in (True, False)} == set(baselines.TOLERANCES)
+    for row in baselines.TOLERANCES.values():
+        assert row.limits.keys() == {"max_abs_error", "max_logit_error"}
+        assert len(row.reason) > 20
+
+
+def test_drift_tolerance_is_tighter_than_the_ceiling():
+    """Else the third comparison could find nothing that the second does not."""
+    from fixtures import variants
+
+    for variant in variants.VARIANTS:
+        for metric in ("max_abs_error", "max_logit_error"):
+            same = baselines.TOLERANCES[variant.precision.name, True].limits[metric]
+            assert same * 2 < variant.precision.ceiling[metric]

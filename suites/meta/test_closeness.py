@@ -1,0 +1,160 @@
+"""Metrics beside scipy's and scikit-learn's, on random sets and on sets whose answer is plain."""
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.stats import kendalltau
+from sklearn.metrics import ndcg_score
+
+from fixtures import closeness
+
+RANDOM = np.random.default_rng(4)
+FINITE = st.floats(-100, 100, width=32)
+QUERIES = ["a"] * 5 + ["b"] * 5 + [None] * 2
+GRADES = [3, 2, 1, 0, 0, 0, 1, 2, 3, 3, None, None]
+
+
+def unit(rows, size=8):
+    vectors = RANDOM.normal(size=(rows, size))
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@given(arrays(np.float64, 7, elements=st.integers(0, 4)), arrays(np.float64, 7, elements=st.integers(0, 4)))
+def test_kendall_tau_is_scipys(a, b):
+    assume(np.ptp(a) and np.ptp(b))  # scipy has no answer where one ranking is all ties
+    assert closeness.kendall_tau(a, b) == pytest.approx(kendalltau(a, b, variant="b").statistic)
+
+
+@given(arrays(np.int64, 6, elements=st.integers(0, 3)), st.permutations(range(6)))
+def test_ndcg_is_scikit_learns(relevance, scores):
+    assume(relevance.any())
+    expected = ndcg_score(relevance[None], np.array(scores, float)[None], k=closeness.NDCG_AT)
+    assert closeness.ndcg(relevance, np.array(scores, float)) == pytest.approx(expected)
+
+
+def test_equal_sets_are_as_close_as_can_be():
+    vectors, logits = unit(20), RANDOM.normal(size=12)
+    embeddings = closeness.embeddings(vectors, vectors).metrics
+    rerank = closeness.rerank(logits, logits, QUERIES, GRADES).metrics
+    assert embeddings == pytest.approx(
+        {"max_abs_error": 0, "min_cosine": 1, "max_similarity_change": 0, "topk_overlap": 1}
+    )
+    assert rerank == pytest.approx(
+        {
+            "max_logit_error": 0, "mean_logit_error": 0, "kendall_tau": 1, "min_kendall_tau": 1,
+            "order_flips": 0, "top1_agreement": 1, "ndcg_at_5_change": 0,
+        }
+    )  # fmt: skip
+
+
+def test_one_moved_embedding_is_named_and_measured():
+    before = unit(20)
+    after = before.copy()
+    after[13] = -after[13]
+    found = closeness.embeddings(before, after)
+    assert found.worst == 13
+    assert found.metrics["min_cosine"] == pytest.approx(-1)
+    assert found.metrics["max_abs_error"] == pytest.approx(2 * np.abs(before[13]).max())
+    similarity = before @ before[13]
+    similarity[13] = 0
+    assert found.metrics["max_similarity_change"] == pytest.approx(2 * np.abs(similarity).max())
+    assert found.metrics["topk_overlap"] < 1
+
+
+def test_rotated_embeddings_keep_their_similarities():
+    """An error in every component that no user of cosines would see, and one metric that says so."""
+    before = unit(30)
+    rotation, _ = np.linalg.qr(RANDOM.normal(size=(8, 8)))
+    found = closeness.embeddings(before, before @ rotation).metrics
+    assert found["max_abs_error"] > 0.1
+    assert found["min_cosine"] < 0.9
+    assert found["max_similarity_change"] < 1e-12
+    assert found["topk_overlap"] == 1
+
+
+def test_shorter_embeddings_have_the_same_cosine():
+    before = unit(12)
+    found = closeness.embeddings(before, before / 2).metrics
+    assert found["min_cosine"] == pytest.approx(1)
+    assert found["max_abs_error"] == pytest.approx(np.abs(before).max() / 2)
+
+
+def test_vector_of_zeros_has_no_likeness():
+    before = unit(4)
+    after = before.copy()
+    after[2] = 0
+    assert closeness.embeddings(before, after).metrics["min_cosine"] == 0
+
+
+def test_logits_by_hand():
+    before = np.array([5.0, 4.0, 3.0, 2.0, 1.0])
+    after = np.array([4.0, 4.5, 3.0, 2.0, 1.0])
+    found = closeness.rerank(before, after, ["q"] * 5, [0, 3, 0, 0, 0]).metrics
+    assert found["max_logit_error"] == 1
+    assert found["mean_logit_error"] == pytest.approx(0.3)
+    assert found["kendall_tau"] == pytest.approx(0.8), "one of ten pairs is discordant"
+    assert found["order_flips"] == pytest.approx(0.1), "every pair is further apart than 0.6, and one flipped"
+    assert found["top1_agreement"] == 0
+    assert found["ndcg_at_5_change"] == pytest.approx(1 - 1 / np.log2(3))
+
+
+def test_pairs_closer_than_the_error_do_not_count_as_flips():
+    before = np.array([1.0, 0.99, -5.0])
+    after = np.array([0.9, 1.09, -5.1])
+    found = closeness.rerank(before, after, ["q"] * 3, [0, 0, 1]).metrics
+    assert found["order_flips"] == 0
+    assert found["kendall_tau"] < 1
+
+
+def test_one_logit_for_everything_is_like_nothing():
+    """A collapsed export: ties must not pass for agreement."""
+    before = np.array([1.0, 2.0, 3.0, 5.0, 4.0])
+    found = closeness.rerank(before, np.full(5, 3.0), ["q"] * 5, [0, 0, 0, 3, 0]).metrics
+    assert found["kendall_tau"] == 0
+    assert found["order_flips"] == 1
+    assert found["top1_agreement"] == 0
+    assert closeness.kendall_tau(np.ones(3), np.ones(3)) == 1
+
+
+def test_logits_outside_any_query_have_errors_only():
+    found = closeness.rerank(np.zeros(2), np.array([0.0, 3.0]), [None, None], [None, None])
+    assert found.metrics["max_logit_error"] == 3
+    assert found.metrics["kendall_tau"] == 1
+    assert found.worst == 1
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_sets_that_are_not_finite_are_not_compared(bad):
+    before = unit(6)
+    after = before.copy()
+    after[4, 2] = bad
+    found = closeness.embeddings(before, after)
+    assert not found.compared
+    assert found.metrics == {}
+    assert found.worst == 4
+    assert "scores: 1 of 6 probes are not finite" in found.reason
+    assert "reference" in closeness.embeddings(after, before).reason
+
+
+def test_sets_of_other_shapes_are_not_compared():
+    assert "shape (5, 8) instead of (6, 8)" in closeness.embeddings(unit(6), unit(5)).reason
+    assert not closeness.rerank(np.zeros(3), np.zeros((3, 1)), [None] * 3, [None] * 3).compared
+
+
+@given(arrays(np.float32, (6, 3), elements=FINITE), arrays(np.float32, (6, 3), elements=FINITE))
+def test_metrics_of_embeddings_stay_in_their_ranges(a, b):
+    found = closeness.embeddings(a, b).metrics
+    assert found["max_abs_error"] >= 0
+    assert -1 - 1e-9 <= found["min_cosine"] <= 1 + 1e-9
+    assert 0 <= found["max_similarity_change"] <= 2 + 1e-9
+    assert 0 <= found["topk_overlap"] <= 1
+
+
+def test_broken_limits():
+    limits = {"max_abs_error": 0.1, "min_cosine": 0.9}
+    assert closeness.broken({"max_abs_error": 0.1, "min_cosine": 0.9}, limits) == []
+    assert closeness.broken({"max_abs_error": 0.11, "min_cosine": 0.95}, limits) == ["max_abs_error"]
+    assert closeness.broken({"max_abs_error": 0.0, "min_cosine": 0.89}, limits) == ["min_cosine"]
+    assert closeness.broken({"max_abs_error": np.nan}, limits) == ["max_abs_error", "min_cosine"]

@@ -1,0 +1,150 @@
+"""model.toml and its checkpoint: every way to get one wrong, and what people are told."""
+
+import hashlib
+import re
+
+import pytest
+
+from fixtures import models, seeded, tasks, variants
+from fixtures.models import CheckpointUnavailable, ModelError
+
+EMBEDDER = 'task = "embedding"\nsource = "path:checkpoint"\nmax_length = 16\npooling = "mean"\n'
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A model folder with a checkpoint of two files."""
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "config.json").write_text("{}")
+    (tmp_path / "checkpoint" / "model.safetensors").write_bytes(b"weights")
+    return tmp_path
+
+
+def read(folder, text):
+    (folder / "model.toml").write_text(text)
+    return models.read(folder, tasks=tasks.TASKS, variants=variants.VARIANT, architectures=seeded.ARCHITECTURES)
+
+
+def test_keys_have_their_defaults(folder):
+    settings = read(folder, EMBEDDER).settings
+    assert (settings.pooling, settings.normalize, settings.variants) == ("mean", False, None)
+    assert settings.tokenizer == models.Tokenizer()
+    assert settings.latency == models.Latency()
+
+
+def test_all_keys(folder):
+    text = EMBEDDER + (
+        'variants = ["plain", "O2"]\nnormalize = true\ntokenizer = {padding_side = "left"}\n'
+        "[ceilings.O2]\nmin_cosine = 0.5\n[latency]\nquick = [[1, 8]]\n"
+        '[[limits]]\nvariant = "O2"\ncheck = "left padding"\nreason = "fused mask"\nlink = "https://x.org"\n'
+    )
+    settings = read(folder, text).settings
+    assert settings.variants == ("plain", "O2")
+    assert settings.ceilings == {"O2": {"min_cosine": 0.5}}
+    assert settings.latency.quick == ((1, 8),)
+    assert settings.limits[0].variant == "O2"
+    assert settings.tokenizer.padding_side == "left"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        ("task = embedding", 1, "not valid TOML: Invalid value .at line 1"),
+        (EMBEDDER + "pooled = 3\n", 5, "pooled: .*unknown field .*the keys are task, source"),
+        (EMBEDDER.replace("16", '"16"'), 3, "max_length: Expected `int`, got `str`"),
+        (EMBEDDER.replace("16", "0"), 3, "max_length: Expected `int` >= 1"),
+        (EMBEDDER.replace("max_length = 16\n", ""), 1, "max_length: .*missing required field"),
+        (EMBEDDER.replace('"mean"', '"max"'), 4, "pooling: Invalid enum value 'max'"),
+        (EMBEDDER.replace("path:", "http:"), 2, "source: Expected `str` matching regex"),
+        (EMBEDDER.replace("embedding", "sorting"), 1, "task: 'sorting' is none of embedding, rerank"),
+        (EMBEDDER.replace('pooling = "mean"\n', ""), 1, "an embedding model needs pooling"),
+        (EMBEDDER + 'variants = ["O9"]\n', 5, "variants: 'O9' is none of plain, O1"),
+        (EMBEDDER + 'digest = "sha256:12"\n', 5, "digest: Expected `str` matching regex"),
+        (EMBEDDER + "[ceilings.O9]\nmin_cosine = 1\n", 5, "ceilings.O9: the variants are plain"),
+        (EMBEDDER + "[ceilings.O2]\nmax_logit_error = 1\n", 6, "max_logit_error: the metrics of task embedding are"),
+        (EMBEDDER + "[latency]\nquick = [[1]]\n", 6, "latency.quick"),
+        (EMBEDDER + '[tokenizer]\npadding_side = "up"\n', 6, "tokenizer.padding_side: Invalid enum value 'up'"),
+        (EMBEDDER.replace("path:checkpoint", "hub:BAAI/bge-m3@main"), 2, "hub: needs owner/name@ and the full 40"),
+        (EMBEDDER.replace("path:checkpoint", "seeded:bert"), 2, "seeded: needs architecture@seed"),
+        (EMBEDDER.replace("path:checkpoint", "seeded:birt@1"), 2, "seeded: 'birt' is none of bert"),
+    ],
+)
+def test_wrong_model_toml_names_key_and_line(folder, text, line, message):
+    with pytest.raises(ModelError) as error:
+        read(folder, text)
+    assert re.search(message, str(error.value)), str(error.value)
+    assert str(folder / "model.toml") in str(error.value)
+    if "not valid TOML" not in message:
+        assert f"model.toml:{line}: " in str(error.value), str(error.value)
+
+
+def test_digest_is_that_of_sha256sum(folder):
+    files = [folder / "checkpoint" / name for name in ("config.json", "model.safetensors")]
+    lines = "".join(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files)
+    expected = hashlib.sha256(lines.encode()).hexdigest()
+    found = models.find_checkpoint(read(folder, EMBEDDER + f'digest = "sha256:{expected}"\n'))
+    assert found.digest == f"sha256:{expected}"
+    assert found.bytes == len("{}weights")
+
+
+def test_missing_digest_prints_the_line_to_add(folder):
+    with pytest.raises(ModelError) as error:
+        models.find_checkpoint(read(folder, EMBEDDER))
+    line = re.search(r'digest = "sha256:[0-9a-f]{64}"', str(error.value))
+    assert models.find_checkpoint(read(folder, EMBEDDER + line.group() + "\n")).folder == folder / "checkpoint"
+
+
+def test_changed_checkpoint_is_refused(folder):
+    with pytest.raises(ModelError) as error:
+        models.find_checkpoint(read(folder, EMBEDDER))
+    text = EMBEDDER + re.search(r'digest = "sha256:[0-9a-f]{64}"', str(error.value)).group() + "\n"
+    (folder / "checkpoint" / "README.md").write_text("not part of it")
+    models.find_checkpoint(read(folder, text))
+    (folder / "checkpoint" / "model.safetensors").write_bytes(b"Weights")
+    with pytest.raises(ModelError, match=r"model.toml:5: digest: .* not the pinned sha256:.*--approve"):
+        models.find_checkpoint(read(folder, text))
+
+
+def test_wrong_adapter_is_refused(folder):
+    with pytest.raises(ModelError, match=r"model.toml:5: adapter: .* holds no adapter_model.safetensors"):
+        models.find_checkpoint(read(folder, EMBEDDER + 'adapter = "lora"\n'))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("path:nowhere", "the checkpoint folder .*nowhere does not exist"),
+        ("package:no_such_package/model", "'no_such_package' is not installed: pip install no-such-package"),
+        ("package:json/nothing", "the checkpoint folder .*nothing does not exist"),
+    ],
+)
+def test_missing_checkpoint_is_unavailable(folder, source, message):
+    with pytest.raises(CheckpointUnavailable, match=message):
+        models.find_checkpoint(read(folder, EMBEDDER.replace("path:checkpoint", source)))
+
+
+def test_checkpoint_without_safetensors_is_unavailable(folder):
+    (folder / "checkpoint" / "model.safetensors").rename(folder / "checkpoint" / "pytorch_model.bin")
+    with pytest.raises(CheckpointUnavailable, match=r"holds no \.safetensors weights"):
+        models.find_checkpoint(read(folder, EMBEDDER))
+
+
+def test_hub_without_network_is_unavailable(folder, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    text = EMBEDDER.replace("path:checkpoint", "hub:example/none@" + "0" * 40)
+    with pytest.raises(CheckpointUnavailable, match=r"example/none at 0{40} is neither cached nor reachable"):
+        models.find_checkpoint(read(folder, text))
+
+
+def test_hub_snapshot_is_read_from_the_cache(folder, tmp_path, monkeypatch):
+    """The real client finds a snapshot that is laid out as the cache has it, without a network."""
+    commit = "0123456789" * 4
+    snapshot = tmp_path / "hub" / "models--example--tiny" / "snapshots" / commit
+    snapshot.parent.mkdir(parents=True)
+    (folder / "checkpoint").rename(snapshot)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    model = read(folder, EMBEDDER.replace("path:checkpoint", f"hub:example/tiny@{commit}"))
+    with pytest.raises(ModelError, match=r"missing; if .*snapshots.* is right"):
+        models.find_checkpoint(model)

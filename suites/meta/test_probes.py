@@ -1,0 +1,119 @@
+"""The probes are what the reports say of them: how many, in which scripts, how long, how graded."""
+
+import unicodedata
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fixtures import probes
+from fixtures.probes import LONG_TEXT, PAIRS, TEXTS, Probe
+
+NOTES_PAIRS = [
+    ("Odio comer manzana.", "I reallly like eating apple"),
+    ("I reallly like eating apple", "Realmente me gusta comer manzana."),
+    ("I reallly like eating apple", "I hate apples"),
+    ("Las manzanas son geniales.", "Realmente me gusta comer manzana."),
+]
+NOTES_LANGUAGES = {
+    "English", "Spanish", "French", "German", "Italian", "Japanese", "Chinese", "Russian", "Arabic", "Hindi"
+}  # fmt: skip
+SCRIPTS = {
+    "LATIN", "CYRILLIC", "GREEK", "ARABIC", "HEBREW", "DEVANAGARI", "BENGALI", "TAMIL", "THAI", "GEORGIAN",
+    "ETHIOPIC", "CJK", "HIRAGANA", "KATAKANA", "HANGUL",
+}  # fmt: skip
+GRADED = [probe for probe in PAIRS if probe.grade is not None]
+
+
+def scripts_of(text):
+    return {unicodedata.name(char, "?").split()[0] for char in text if char.isalpha()}
+
+
+def test_there_are_enough():
+    assert len(TEXTS) >= 80
+    assert len({probe.query for probe in GRADED}) >= 40
+
+
+@pytest.mark.parametrize("rows", [TEXTS, PAIRS])
+def test_ids_and_inputs_are_unique(rows):
+    assert not [name for name, count in Counter(probe.id for probe in rows).items() if count > 1]
+    inputs = Counter((probe.text, probe.pair, probe.length) for probe in rows)
+    assert not [one for one, count in inputs.items() if count > 1]
+
+
+def test_every_query_has_five_graded_passages_that_differ_in_grade():
+    grades = {}
+    for probe in GRADED:
+        grades.setdefault(probe.query, []).append(probe.grade)
+    assert all(len(found) == 5 for found in grades.values())
+    assert all(set(found) <= {0, 1, 2, 3} and len(set(found)) > 1 for found in grades.values())
+
+
+def test_order_of_passages_gives_no_grade_away():
+    """The best passage stands at every place, or a scorer of places would look good."""
+    grades = {}
+    for probe in GRADED:
+        grades.setdefault(probe.query, []).append(probe.grade)
+    places = Counter(found.index(max(found)) for found in grades.values())
+    assert set(places) == {0, 1, 2, 3, 4}
+    assert max(places.values()) <= len(grades) / 2
+
+
+def test_scripts_and_kinds_are_there():
+    found = set().union(*(scripts_of(probe.text) for probe in TEXTS))
+    assert found >= SCRIPTS
+    everything = "".join(probe.text for probe in TEXTS)
+    assert {"\u200b", "\u200d", "\u0301", "\ufeff", "\u202e"} & set(everything) >= {"\u200b", "\u200d", "\u0301"}
+    assert any(unicodedata.category(char) == "So" for char in everything), "no emoji"
+    assert "https://" in everything
+    assert "" in {probe.text for probe in TEXTS if not probe.length}
+    assert any(len(probe.text.split()) == 1 for probe in TEXTS)
+    assert {probe.length for probe in TEXTS} == {None, *probes.LENGTHS}
+
+
+def test_field_notes_are_among_them():
+    notes = [probe.text for probe in TEXTS if probe.id.startswith("notes-")]
+    assert {text.partition(":")[0].split()[0] for text in notes} == NOTES_LANGUAGES
+    assert set(NOTES_PAIRS) <= {(probe.text, probe.pair) for probe in PAIRS}
+
+
+def test_lengths_are_those_of_their_names():
+    assert [probes.LENGTHS[name](256) for name in ("limit", "limit+1", "4*limit")] == [256, 257, 1024]
+
+
+def words(text):
+    return 2 + len(text.split())
+
+
+def pieces(text):
+    """Long words have several tokens, as for a tokenizer of word pieces."""
+    return 2 + sum(1 + len(word) // 4 for word in text.split())
+
+
+@given(st.integers(8, 3000), st.sampled_from([words, pieces]))
+def test_text_is_cut_to_the_exact_length(tokens, count_tokens):
+    assert count_tokens(probes.cut_to_length(count_tokens, tokens)) == tokens
+
+
+def test_text_that_cannot_be_cut_is_an_error():
+    with pytest.raises(ValueError, match="cannot make a text of exactly 9 tokens"):
+        probes.cut_to_length(lambda text: 2 * len(text.split()), 9)
+
+
+def test_filled_probe_keeps_everything_but_its_length():
+    count = lambda text, pair: len(text.split()) + len((pair or "").split())  # noqa: E731
+    assert probes.fill(Probe("a", "one two"), count, 9) == Probe("a", "one two")
+    text = probes.fill(Probe("b", "", length="limit+1"), count, 9)
+    assert count(text.text, None) == 10
+    assert LONG_TEXT.startswith(text.text)
+    pair = probes.fill(Probe("c", "three words here", "", length="limit"), count, 9)
+    assert (pair.text, len(pair.pair.split())) == ("three words here", 6)
+
+
+def test_digest_follows_every_part():
+    before = probes.digest(PAIRS)
+    assert before == probes.digest(tuple(PAIRS))
+    for change in ({"text": "x"}, {"pair": "x"}, {"grade": 9}, {"length": "limit"}):
+        changed = Probe(**{**vars(PAIRS[0]), **change})
+        assert probes.digest((changed, *PAIRS[1:])) != before

@@ -1,0 +1,260 @@
+"""The store under every kind of trouble: killed, raced, damaged, full. Builds here are functions of files."""
+
+import errno
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from fixtures import store as stores
+from fixtures.export import Step
+from fixtures.models import Checkpoint
+from fixtures.store import Damaged, StepFailed, Store, StoreError
+
+KEY = "0" * 32
+
+
+def write(text):
+    def make(work):
+        (work / "output" / "model.onnx").write_text(text)
+
+    return make
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "store")
+
+
+def remains(store):
+    """Return everything that a failed build must not leave."""
+    return [*store.root.glob("partial/*"), *store.root.glob("artifacts/*")]
+
+
+def test_artifact_is_built_once_and_found(store):
+    built = store.build(KEY, {"recipe": 1}, write("one"))
+    again = store.build(KEY, {"recipe": 1}, lambda _: pytest.fail("built twice"))
+    assert again == built == store.find(KEY)
+    assert (built.folder / "model.onnx").read_text() == "one"
+    assert built.bytes == 3
+    assert json.loads((built.folder / "manifest.json").read_text())["recipe"] == {"recipe": 1}
+    assert not list(store.root.glob("partial/*"))
+
+
+def test_digest_is_of_content_not_of_place(tmp_path):
+    first = Store(tmp_path / "a").build(KEY, {}, write("one"))
+    second = Store(tmp_path / "b").build("1" * 32, {"other": 1}, write("one"))
+    third = Store(tmp_path / "c").build(KEY, {}, write("two"))
+    assert first.digest == second.digest != third.digest
+
+
+def test_failed_build_leaves_nothing(store):
+    def make(work):
+        write("half")(work)
+        raise RuntimeError("half-way")
+
+    with pytest.raises(RuntimeError, match="half-way"):
+        store.build(KEY, {}, make)
+    assert not remains(store)
+    assert store.build(KEY, {}, write("whole")).bytes == 5
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_full_disk_says_what_to_do(store, code):
+    def make(work):
+        write("half")(work)
+        raise OSError(code, os.strerror(code))
+
+    with pytest.raises(StoreError, match=r"cannot take artifact .*; free some space, or name another .*--store"):
+        store.build(KEY, {}, make)
+    assert not remains(store)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_really_full_disk(store):
+    """The error comes from the kernel and not from a test."""
+
+    def make(work):
+        with Path("/dev/full").open("w") as device:
+            device.write("x" * 100_000)
+
+    with pytest.raises(StoreError, match="No space left on device"):
+        store.build(KEY, {}, make)
+    assert not remains(store)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda folder: (folder / "model.onnx").write_text("two"), "model.onnx has changed"),
+        (lambda folder: (folder / "model.onnx").unlink(), "files are missing or unknown: model.onnx"),
+        (lambda folder: (folder / "more").write_text(""), "files are missing or unknown: more"),
+        (lambda folder: (folder / "manifest.json").unlink(), "its manifest cannot be read"),
+        (lambda folder: (folder / "manifest.json").write_text('{"files"'), "its manifest cannot be read"),
+        (lambda folder: (folder / "manifest.json").write_text("{}"), "its manifest cannot be read"),
+    ],
+)
+def test_damaged_artifact_is_noticed_and_built_again(store, damage, words):
+    built = store.build(KEY, {}, write("one"))
+    damage(built.folder)
+    with pytest.raises(Damaged, match=words):
+        stores.verify(KEY, built.folder)
+    with pytest.warns(UserWarning, match=f"{words}.*it is built again"):
+        assert store.build(KEY, {}, write("one")) == built
+
+
+def _build_slowly(root, folder):
+    def make(work):
+        write("one")(work)
+        with (folder / "builds").open("a") as log:
+            log.write("build\n")
+        time.sleep(0.3)
+
+    Store(root).build(KEY, {}, make)
+
+
+def test_processes_that_race_build_once(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    racers = [context.Process(target=_build_slowly, args=(tmp_path / "store", tmp_path)) for _ in range(4)]
+    for racer in racers:
+        racer.start()
+    for racer in racers:
+        racer.join()
+    assert [racer.exitcode for racer in racers] == [0] * 4
+    assert (tmp_path / "builds").read_text() == "build\n"
+
+
+def _build_and_die(root):
+    def make(work):
+        write("half")(work)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    Store(root).build(KEY, {}, make)
+
+
+def test_killed_build_is_swept_when_the_store_opens(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    victim = context.Process(target=_build_and_die, args=(tmp_path / "store",))
+    victim.start()
+    victim.join()
+    assert victim.exitcode == -signal.SIGKILL
+    assert list(tmp_path.glob("store/partial/*")), "the build was not caught in the act"
+    store = Store(tmp_path / "store")
+    assert not remains(store)
+    assert store.build(KEY, {}, write("whole")).bytes == 5
+
+
+def test_build_in_progress_is_not_swept(store):
+    def make(work):
+        other = multiprocessing.get_context("spawn").Process(target=Store, args=(store.root,))
+        other.start()
+        other.join()
+        assert other.exitcode == 0
+        write("one")(work)  # fails if the other process has removed the work folder
+
+    store.build(KEY, {}, make)
+
+
+# ------------------------------------------------------------------------------------------ steps
+
+
+def copy_and_delete_input(inputs, output, parameters):
+    """As ORTOptimizer does with external data: read the input, then delete it."""
+    for file in inputs[0].iterdir():
+        shutil.copyfile(file, output / file.name)
+        file.unlink()
+
+
+def fail(inputs, output, parameters):
+    print("words before the end")
+    raise ValueError("no such operator")
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "model.safetensors").write_text("weights")
+    return Checkpoint(tmp_path / "checkpoint", None, "sha256:1", 7)
+
+
+@pytest.fixture
+def step(monkeypatch):
+    """Return a function that makes a step of a function of this file."""
+    functions = {function.__name__: function for function in (copy_and_delete_input, fail)}
+    monkeypatch.setattr(Step, "function", lambda self: functions[self.run])
+    return lambda function, *inputs: Step(function.__name__, function.__name__, inputs)
+
+
+def test_step_gets_a_private_copy(store, checkpoint, step):
+    first = step(copy_and_delete_input, checkpoint)
+    second = Step(first.run, "second", (first,), {"number": 2})
+    built, after = store.run(first), store.run(second)
+    assert (checkpoint.folder / "model.safetensors").read_text() == "weights"
+    stores.verify(built.key, built.folder)
+    assert (after.folder / "model.safetensors").read_text() == "weights"
+
+
+def test_step_whose_input_is_gone_builds_it_again(store, checkpoint, step):
+    first = step(copy_and_delete_input, checkpoint)
+    second = Step(first.run, "second", (first,), {"number": 2})
+    shutil.rmtree(store.run(first).folder)
+    assert (store.run(second).folder / "model.safetensors").exists()
+
+
+def test_failed_step_names_itself_and_its_log(store, checkpoint, step):
+    with pytest.raises(StepFailed) as error:
+        store.run(step(fail, checkpoint))
+    assert str(error.value).startswith("fail: ValueError: no such operator (its output: ")
+    assert not remains(store)
+
+
+def test_step_on_a_full_disk_is_a_store_error(store, checkpoint, step, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(StoreError, match="No space left on device"):
+        store.run(step(copy_and_delete_input, checkpoint))
+    assert not remains(store)
+
+
+# ----------------------------------------------------------------------------------------- options
+
+
+def test_store_is_located_by_option_then_environment_then_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("EXPORTGATE_STORE", str(tmp_path / "environment"))
+    assert stores.locate(str(tmp_path / "option")) == tmp_path / "option"
+    assert stores.locate(None) == tmp_path / "environment"
+    assert stores.locate(f"file://{tmp_path}/with%20space") == tmp_path / "with space"
+    monkeypatch.delenv("EXPORTGATE_STORE")
+    assert stores.locate(None).name == "exportgate"
+
+
+def test_store_of_an_unknown_kind_is_refused():
+    with pytest.raises(StoreError, match="--store s3://bucket: only folders and file:// URLs"):
+        stores.locate("s3://bucket")
+
+
+def test_store_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"file cannot be written: .*; name another with --store"):
+        Store(tmp_path / "file")
+
+
+def test_key_is_of_the_document_and_not_of_its_order():
+    assert stores.key_of({"a": 1, "b": [2]}) == stores.key_of({"b": [2], "a": 1})
+    assert stores.key_of({"a": 1}) != stores.key_of({"a": 2})
+    assert len(stores.key_of({})) == 32
+
+
+@pytest.mark.parametrize(
+    ("threads", "memory", "checkpoint", "workers"),
+    [(2, 24e9, 90e6, 2), (16, 24e9, 90e6, 15), (16, 24e9, 2.3e9, 1), (4, 1e8, 1e6, 1)],
+)
+def test_workers_fit_cores_and_memory(threads, memory, checkpoint, workers):
+    assert stores.workers_for(threads, int(memory), int(checkpoint)) == workers
