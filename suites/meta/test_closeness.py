@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import kendalltau
 from sklearn.metrics import ndcg_score
+from sklearn.neighbors import NearestNeighbors
 
 from fixtures import closeness
 
@@ -61,6 +62,13 @@ def test_one_moved_embedding_is_named_and_measured():
     similarity[13] = 0
     assert found.metrics["max_similarity_change"] == pytest.approx(2 * np.abs(similarity).max())
     assert found.metrics["topk_overlap"] < 1
+
+
+def test_topk_overlap_is_that_of_scikit_learns_neighbours():
+    before, after = unit(30), unit(30)
+    near = [NearestNeighbors(n_neighbors=10, metric="cosine").fit(one).kneighbors()[1] for one in (before, after)]
+    expected = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(*near, strict=True)])
+    assert closeness.embeddings(before, after).metrics["topk_overlap"] == pytest.approx(expected)
 
 
 def test_rotated_embeddings_keep_their_similarities():

@@ -163,10 +163,11 @@ def test_build_in_progress_is_not_swept(store):
 # ------------------------------------------------------------------------------------------ steps
 
 
-def copy_and_delete_input(inputs, output, parameters):
-    """As ORTOptimizer does with external data: read the input, then delete it."""
+def copy_and_spoil_input(inputs, output, parameters):
+    """Worse than ORTOptimizer, which deletes its input's external data: overwrite it first."""
     for file in inputs[0].iterdir():
         shutil.copyfile(file, output / file.name)
+        file.write_text("overwritten")
         file.unlink()
 
 
@@ -185,13 +186,13 @@ def checkpoint(tmp_path):
 @pytest.fixture
 def step(monkeypatch):
     """Return a function that makes a step of a function of this file."""
-    functions = {function.__name__: function for function in (copy_and_delete_input, fail)}
+    functions = {function.__name__: function for function in (copy_and_spoil_input, fail)}
     monkeypatch.setattr(Step, "function", lambda self: functions[self.run])
     return lambda function, *inputs: Step(function.__name__, function.__name__, inputs)
 
 
 def test_step_gets_a_private_copy(store, checkpoint, step):
-    first = step(copy_and_delete_input, checkpoint)
+    first = step(copy_and_spoil_input, checkpoint)
     second = Step(first.run, "second", (first,), {"number": 2})
     built, after = store.run(first), store.run(second)
     assert (checkpoint.folder / "model.safetensors").read_text() == "weights"
@@ -200,7 +201,7 @@ def test_step_gets_a_private_copy(store, checkpoint, step):
 
 
 def test_step_whose_input_is_gone_builds_it_again(store, checkpoint, step):
-    first = step(copy_and_delete_input, checkpoint)
+    first = step(copy_and_spoil_input, checkpoint)
     second = Step(first.run, "second", (first,), {"number": 2})
     shutil.rmtree(store.run(first).folder)
     assert (store.run(second).folder / "model.safetensors").exists()
@@ -219,7 +220,7 @@ def test_step_on_a_full_disk_is_a_store_error(store, checkpoint, step, monkeypat
 
     monkeypatch.setattr(shutil, "copyfile", full)
     with pytest.raises(StoreError, match="No space left on device"):
-        store.run(step(copy_and_delete_input, checkpoint))
+        store.run(step(copy_and_spoil_input, checkpoint))
     assert not remains(store)
 
 
