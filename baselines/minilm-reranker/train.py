@@ -53,14 +53,15 @@ LIBRARIES = [
 ]
 SEED = 20
 REPORT_EVERY = 25
-STEPS = 700
+STEPS = 650
 TRAINING_ROWS = 6000
-BODY_CHARACTERS = 160
-GROUPS_PER_STEP = 8
+BODY_CHARACTERS = (120, 240)
+"""Shorter bodies say too little to be told apart, longer ones are cut."""
+GROUPS_PER_STEP = 6
 """One group is a query with its positive and its negatives."""
 NEGATIVE_RANKS = ((1, 40), (40, 1000), (1000, 6000), (1000, 6000))
 """Each negative is drawn from this range of the query's neighbours, nearest first."""
-QUERY_WORDS, PAIR_TOKENS = 20, 52
+QUERY_WORDS, PAIR_TOKENS = 20, 84
 LEARNING_RATE = 1e-3
 LOGIT_PER_COSINE, COSINE_AT_ZERO, POSITIVE_BONUS = 16.0, 0.45, 2.0
 """Teacher: logit = 16 (cosine - 0.45), plus 2 for the true passage; spreads over about -8 to 9."""
@@ -110,9 +111,10 @@ def split_docstring(text: str) -> tuple[str, str] | None:
     )[0]
     text = re.sub(r":\w+:`~?([^`]*)`", r"\1", text).replace("`", "").replace("*", "")
     first, _, body = re.sub(r"\s+", " ", text).strip().partition(". ")
-    if not (15 <= len(first) <= 160 and len(body) >= 40 and len(body.split()) >= 8):
+    shortest, longest = BODY_CHARACTERS
+    if not (15 <= len(first) <= 160 and len(body) >= shortest):
         return None
-    return first.rstrip("."), body[:BODY_CHARACTERS]
+    return first.rstrip("."), body[:longest]
 
 
 def is_held_out(file: str) -> bool:
@@ -176,6 +178,7 @@ def train(rows: list[tuple[str, str, str]], embedder: SentenceTransformer) -> No
                 flush=True,
             )
             recent.clear()
+    model.peft_config["default"].base_model_name_or_path = "sentence-transformers/all-MiniLM-L6-v2"
     model.save_pretrained(HERE / "adapter")
     (HERE / "adapter" / "README.md").unlink(missing_ok=True)
 
