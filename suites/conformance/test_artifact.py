@@ -14,7 +14,7 @@ def test_inputs_are_what_the_tokenizer_makes(case):
     for one in case.load().session.get_inputs():
         assert one.name in case.subject.encoded.fields, f"{case}: nothing feeds the input {one.name!r}"
         assert one.type == "tensor(int64)", f"{case}: input {one.name} is {one.type}"
-        assert all(isinstance(axis, str) for axis in one.shape), f"{case}: input {one.name} is fixed to {one.shape}"
+        assert not any(isinstance(axis, int) for axis in one.shape), f"{case}: input {one.name} is fixed to {one.shape}"
 
 
 def test_output_of_the_task_is_there(case):
@@ -25,8 +25,8 @@ def test_output_of_the_task_is_there(case):
     assert outputs[name] == "tensor(float)", f"{case}: output {name} is {outputs[name]}"
 
 
-def test_scores_are_finite_and_differ(case):
+def test_scores_are_finite_and_differ(scored):
     """No NaN, no infinity, and not one score for everything."""
-    finite = np.isfinite(case.scores).all()
-    assert finite, f"{case}: some scores are not finite"
-    assert np.ptp(case.scores, axis=0).max() > 0, f"{case}: every probe has the same scores"
+    finite = np.isfinite(scored.scores).all()
+    assert finite, f"{scored}: some scores are not finite"
+    assert np.ptp(scored.scores, axis=0).max() > 0, f"{scored}: every probe has the same scores"

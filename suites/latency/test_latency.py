@@ -50,6 +50,8 @@ def gate_folder(subject):
 
 def paired(benchmark, shape, anchor, run_s, threads):
     """Measure one cell: `anchor()` and `run_s() -> seconds` in turn; return the Cell."""
+    if benchmark.disabled:
+        pytest.skip("--benchmark-disable")
     for _ in range(latency.WARMUP_ROUNDS):
         estimate = latency.timed(anchor) + run_s()
     plain_s, variant_s = [], []

@@ -3,6 +3,7 @@
 import errno
 import json
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -18,8 +19,9 @@ def save(folder, scores=SCORES):
     folder.mkdir(exist_ok=True)
     variants = {name: StoredVariant(PROVENANCE, "sha256:1", 9, {"min_cosine": 1.0}, (CELL,)) for name in scores}
     reference = ReferenceFile(probes="p", arrays="", provenance=PROVENANCE)
-    baselines.write(folder / "reference.json", reference, {"scores": SCORES["plain"]})
-    baselines.write(folder / "avx2.json", TierFile(probes="p", arrays="", tier="avx2", variants=variants), scores)
+    tier = TierFile(probes="p", arrays="", tier="avx2", variants=variants)
+    files = {"reference.json": (reference, {"scores": scores["plain"]}), "avx2.json": (tier, scores)}
+    baselines.write(folder, files)
 
 
 def content(folder):
@@ -107,6 +109,14 @@ def test_entries_without_scores_are_refused(tmp_path):
         baselines.read(tmp_path, "avx2")
 
 
+def test_latencies_of_one_round_are_not_stored(tmp_path):
+    """Their interval is not a number, and gate.json would have null for it."""
+    one = StoredVariant(PROVENANCE, "sha256:1", 9, {}, (msgspec.structs.replace(CELL, interval=(np.nan, np.nan)),))
+    with pytest.raises(NotApproved, match="the latencies of plain have too few rounds"):
+        baselines.write(tmp_path, {"a.json": (TierFile(probes="p", arrays="", tier="a", variants={"plain": one}), {})})
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_scores_that_are_not_finite_are_not_stored(tmp_path, bad):
     save(tmp_path)
@@ -121,15 +131,15 @@ def test_scores_that_are_not_finite_are_not_read(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(np, "isfinite", np.ones_like)
         save(tmp_path, {"plain": np.float32([np.nan])})
-    with pytest.raises(BaselineError, match="plain holds values that are not finite"):
+    with pytest.raises(BaselineError, match="holds values that are not finite"):
         baselines.read(tmp_path, "avx2")
 
 
-@pytest.mark.parametrize("writes", range(3))
+@pytest.mark.parametrize("writes", range(4))
 def test_full_disk_leaves_the_old_baseline(tmp_path, monkeypatch, writes):
-    """The disk fills up at the first, second or third file; what was approved stays readable."""
+    """Whichever of the four files finds the disk full, what was approved stays as it was."""
     save(tmp_path)
-    before = baselines.read(tmp_path, "avx2")
+    before = content(tmp_path)
     left, real = [writes], baselines.os.fsync
 
     def fsync(number):
@@ -141,18 +151,30 @@ def test_full_disk_leaves_the_old_baseline(tmp_path, monkeypatch, writes):
     monkeypatch.setattr(baselines.os, "fsync", fsync)
     with pytest.raises(OSError, match="No space left"):
         save(tmp_path, {name: scores + 1 for name, scores in SCORES.items()})
-    after = baselines.read(tmp_path, "avx2")
-    np.testing.assert_array_equal(after.scores["O2"], before.scores["O2"])
-    assert not list(tmp_path.glob(".*")), "a temporary file was left"
+    assert content(tmp_path) == before
 
 
 def test_tolerance_is_wider_across_minor_versions_only():
-    now = {"onnxruntime": "1.32.1", "torch": "2.13.0"}
-    same, changed = baselines.tolerance("int8", {"onnxruntime": "1.32.0", "torch": "2.13.0"}, now)
-    wider, names = baselines.tolerance("int8", {"onnxruntime": "1.31.0", "torch": "2.13.0"}, now)
-    assert (changed, names) == ([], ["onnxruntime"])
-    assert wider.limits["max_logit_error"] > same.limits["max_logit_error"]
-    assert baselines.tolerance("int8", {}, now)[1] == ["onnxruntime", "torch"]
+    now = {"onnxruntime": "1.32.1", "torch": "2.13.0", "transformers": "4.57.6"}
+    for precision, decisive in (("int8", "onnxruntime"), ("reference", "torch"), ("reference", "transformers")):
+        tight = baselines.tolerance(precision, now, now)
+        assert baselines.tolerance(precision, {**now, decisive: now[decisive] + ".1"}, now) is tight
+        wide = baselines.tolerance(precision, {**now, decisive: "0.1"}, now)
+        assert wide.limits["max_logit_error"] > tight.limits["max_logit_error"]
+        assert baselines.tolerance(precision, {}, now) is wide
+    assert baselines.tolerance("int8", {**now, "torch": "1.0"}, now) is baselines.tolerance("int8", now, now)
+
+
+def test_changes_name_everything_that_differs():
+    now = Provenance("sha256:1", {"onnxruntime": "1.32.1", "torch": "2"}, "avx2", "another", "2026-02-01")
+    found = baselines.changes(PROVENANCE, now)
+    assert found == [
+        f"checkpoint {PROVENANCE.digest} -> sha256:1",
+        "processor a processor -> another",
+        "onnxruntime 1.32.0 -> 1.32.1",
+        "torch none -> 2",
+    ]
+    assert baselines.changes(now, now) == []
 
 
 def test_every_precision_has_tolerances_with_reasons():

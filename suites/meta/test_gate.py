@@ -168,6 +168,64 @@ def test_require_all_fails_what_would_be_skipped(approved):
     assert "--require-all: unsupported: O4 needs CUDAExecutionProvider" in done.text
 
 
+def test_approving_without_scores_says_so(approved):
+    done = approved.run("--approve", "-k", "graph_is_valid", "--variant", "plain", suite="suites/conformance")
+    assert done.returncode == 1
+    assert "NOT APPROVED tiny: none of its scores were judged; select suites/accuracy too" in done.text
+
+
+def test_what_was_not_compared_is_not_a_pass(approved):
+    """Conformance alone says nothing about scores, and gate.json does not either."""
+    done = approved.run("-k", "graph_is_valid", "--variant", "plain", suite="suites/conformance")
+    assert done.returncode == 0, done.text
+    assert approved.statuses() == {"plain": "unbaselined"}
+    assert "not judged" in done.text
+    assert approved.run("-k", "nonsense", suite="suites/conformance").returncode == 5
+    assert approved.gate()["verdict"] == "fail"
+
+
+def test_scores_of_another_checkpoint_are_not_kept(approved):
+    """Approving one variant of a changed checkpoint drops what was approved of the old one."""
+    file = next(approved.baselines.glob("tiny/[!r]*.json"))
+    old = json.loads(file.read_text())
+    for stored in old["variants"].values():
+        stored["provenance"]["digest"] = "sha256:" + "0" * 64
+    file.write_text(json.dumps(old))
+    done = approved.run("--approve", "--variant", "O2")
+    assert done.returncode == 0, done.text
+    assert "dropped, since the checkpoint or the probes changed: O1, O2-quantized" in done.text
+    assert list(json.loads(file.read_text())["variants"]) == ["O2"]
+
+
+def test_models_whose_names_run_together_are_kept_apart(house):
+    """tiny + O2-quantized and tiny-O2 + quantized."""
+    house.add("tiny", EMBEDDER + LOOSE)
+    house.add("tiny-O2", EMBEDDER + LOOSE)
+    house.run("--variant", "quantized", "--variant", "O2-quantized")
+    found = [(model["name"], one["variant"], bool(one["closeness"])) for model in house.gate()["models"]
+             for one in model["variants"]]  # fmt: skip
+    assert found == [(name, one, True) for name in ("tiny", "tiny-O2") for one in ("quantized", "O2-quantized")]
+
+
+def test_options_may_name_folders_that_are_there(approved):
+    """As tox calls it. pytest alone would take the folders for tests, and know no option of ours."""
+    command = [
+        sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "-p", "fixtures.options", "-q",
+        "--baselines", str(approved.baselines), "--store", str(approved.store), "--report", str(approved.report),
+        "--variant", "plain", "-k", "scores",
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert approved.gate()["models"][0]["name"] == "tiny"
+
+
+def test_variant_that_no_model_has_is_a_usage_error(house):
+    house.add("tiny", 'variants = ["plain"]\n' + EMBEDDER)
+    done = house.run("--variant", "O2")
+    assert done.returncode == 4, done.text
+    assert "--variant: O2: not among the variants of tiny" in done.text
+
+
 def test_missing_checkpoint_is_unsupported_and_named_is_an_error(house):
     house.add("gone", EMBEDDER.replace("seeded:bert@7", "path:nowhere"))
     done = house.run("--variant", "plain")
@@ -184,6 +242,8 @@ def test_missing_checkpoint_is_unsupported_and_named_is_an_error(house):
         (("--model", "nosuch"), "--model: 'nosuch' is none of tiny"),
         (("--variant", "O9"), "--variant: 'O9' is none of plain, O1"),
         (("--baselines", "/nowhere"), "--baselines: /nowhere is no folder"),
+        (("--baselines", str(ROOT / "suites")), "holds no folder with a model.toml"),
+        (("--report", "/proc/nowhere"), "--report: /proc/nowhere cannot be written"),
         (("--tier", "avx3"), "--tier: unknown tier 'avx3'"),
         (("--tier", "cuda"), "--tier: tier cuda needs"),
         (("--grid", "huge"), "--grid"),

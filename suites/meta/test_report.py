@@ -78,7 +78,7 @@ def results():
         [model("minilm-l6", "embedding"), model("minilm-reranker", "rerank")],
         failures,
     )
-    conclude(found, interrupted=False)
+    conclude(found, passed=True)
     return found
 
 
@@ -99,10 +99,10 @@ def test_failures_fail_the_variant_and_the_run(results):
     assert results.models[0].variants[4].reason == "minilm-l6 O3-quantized: NaN breaks its ceiling"
 
 
-@pytest.mark.parametrize(("interrupted", "verdict"), [(False, "pass"), (True, "fail")])
-def test_run_without_failures_passes_unless_interrupted(results, interrupted, verdict):
+@pytest.mark.parametrize(("passed", "verdict"), [(True, "pass"), (False, "fail")])
+def test_run_without_failures_passes_if_pytest_passed(results, passed, verdict):
     results.failures = []
-    conclude(results, interrupted=interrupted)
+    conclude(results, passed=passed)
     assert results.verdict == verdict
 
 
@@ -118,8 +118,8 @@ def test_nothing_is_recommended_for_a_model_whose_reference_failed(results):
 def test_nothing_is_recommended_where_nothing_was_judged(results):
     for one in results.models[1].variants:
         one.closeness = {}
-    conclude(results, interrupted=False)
-    assert "deploy none" in results.models[1].recommendation
+    conclude(results, passed=True)
+    assert "no scores were judged" in results.models[1].recommendation
 
 
 # -------------------------------------------------------------------------------------- terminal
@@ -294,6 +294,6 @@ def test_write_that_fails_leaves_the_old_file(report, results, monkeypatch):
 
 def test_empty_run_is_reported(tmp_path):
     empty = Results({"arch": "arm64", "tier": "arm64", "cpu": "", "cores": 1, "providers": []}, {})
-    conclude(empty, interrupted=False)
+    conclude(empty, passed=True)
     files.write(empty, tmp_path)
     assert terminal.render(empty, 80, False) == "PASS: no failed checks: no variant was selected"

@@ -171,6 +171,10 @@ def copy_and_spoil_input(inputs, output, parameters):
         file.unlink()
 
 
+def read_input(inputs, output, parameters):
+    (output / "size").write_text(str((inputs[0] / "model.safetensors").stat().st_size))
+
+
 def fail(inputs, output, parameters):
     print("words before the end")
     raise ValueError("no such operator")
@@ -186,7 +190,7 @@ def checkpoint(tmp_path):
 @pytest.fixture
 def step(monkeypatch):
     """Return a function that makes a step of a function of this file."""
-    functions = {function.__name__: function for function in (copy_and_spoil_input, fail)}
+    functions = {function.__name__: function for function in (copy_and_spoil_input, fail, read_input)}
     monkeypatch.setattr(Step, "function", lambda self: functions[self.run])
     return lambda function, *inputs: Step(function.__name__, function.__name__, inputs)
 
@@ -222,6 +226,24 @@ def test_step_on_a_full_disk_is_a_store_error(store, checkpoint, step, monkeypat
     with pytest.raises(StoreError, match="No space left on device"):
         store.run(step(copy_and_spoil_input, checkpoint))
     assert not remains(store)
+
+
+def test_measurement_is_made_again_when_its_input_comes_out_otherwise(store, checkpoint, step):
+    """A step by content reads the stored files themselves, and its key follows their content."""
+    first = step(copy_and_spoil_input, checkpoint)
+    measure = Step("read_input", "measure", (first,), by_content=True)
+    assert not store.has(measure)
+    built = store.run(measure)
+    assert (built.folder / "size").read_text() == "7"
+    assert store.has(measure)
+    assert store.run(measure) == built
+    artifact = store.find(store.key(first)).folder
+    (artifact / "model.safetensors").write_text("other")
+    (artifact / "manifest.json").unlink()
+    assert not store.has(measure)
+    stores._write_manifest(artifact, store.key(first), first.document)
+    assert not store.has(measure)
+    assert (store.run(measure).folder / "size").read_text() == "5"
 
 
 # ----------------------------------------------------------------------------------------- options
