@@ -126,7 +126,7 @@ def test_variant_with_one_perturbed_weight_fails(approved, tmp_path):
     failed = [one["check"] for one in house.gate()["failures"]]
     assert "scores_do_not_drift" in failed
     message = house.gate()["failures"][-1]["message"]
-    for part in ("tiny quantized", "max_abs_error", "tolerance", "worst probe", "reproduce: pytest"):
+    for part in ("tiny quantized", "max_abs_error", "tolerance", "worst probe", "reproduce: tox run -e gate"):
         assert part in message
 
 
