@@ -28,8 +28,8 @@ def seconds(command):
     return time.perf_counter() - start, done
 
 
-def gate(store, report):
-    command = [sys.executable, "-m", "pytest", "suites/accuracy", "-q", "--store", store, "--report", report]
+def gate(store, report, *suite):
+    command = [sys.executable, "-m", "pytest", *suite, "-q", "--store", store, "--report", report]
     taken, done = seconds(command)
     if done.returncode:
         sys.exit(f"the gate failed:\n{done.stdout[-3000:]}{done.stderr[-2000:]}")
@@ -80,12 +80,14 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         store, report = str(work / "store"), str(work / "report")
-        cold = []
+        cold, bare = [], []
         for _ in range(arguments.cold):
             shutil.rmtree(store, ignore_errors=True)
-            cold.append(gate(store, report))
-            print(f"  cold gate {cold[-1]:.1f} s", flush=True)
-        warm = [gate(store, report) for _ in range(arguments.warm)]
+            bare.append(gate(store, report, "suites/conformance", "-k", "graph_is_valid"))
+            shutil.rmtree(store)
+            cold.append(gate(store, report, "suites/accuracy"))
+            print(f"  cold gate {cold[-1]:.1f} s, its exports alone {bare[-1]:.1f} s", flush=True)
+        warm = [gate(store, report, "suites/accuracy") for _ in range(arguments.warm)]
         print(f"warm gate: median {statistics.median(warm):.1f} s of {', '.join(f'{one:.1f}' for one in warm)}")
         result = json.loads((work / "report" / "gate.json").read_text())
         manifests = [json.loads(file.read_text()) for file in Path(store).glob("artifacts/*/manifest.json")]
@@ -96,11 +98,13 @@ def main():
             for name, task in TASKS.items()
             for step in cli(checkpoints[name], task, work / name, result["machine"]["tier"]).values()
         ]
-    median = statistics.median(cold)
     done, tried = sum(taken for taken, ok in steps if ok), sum(taken for taken, _ in steps)
-    print(f"cold gate: median {median:.1f} s of {', '.join(f'{one:.1f}' for one in cold)}")
-    print(f"optimum-cli: {done:.1f} s for what succeeds, {tried:.1f} s with what it fails at")
-    print(f"times faster: {done / median:.2f} and {tried / median:.2f}")
+    print(f"optimum-cli: {tried:.1f} s, of which {tried - done:.1f} s for what it fails at")
+    for name, taken in (("cold gate", cold), ("its exports alone", bare)):
+        median = statistics.median(taken)
+        print(
+            f"{name}: median {median:.1f} s of {', '.join(f'{one:.1f}' for one in taken)}: {tried / median:.2f} times faster"
+        )
 
 
 if __name__ == "__main__":
