@@ -102,9 +102,8 @@ def main():
     print(f"optimum-cli: {tried:.1f} s, of which {tried - done:.1f} s for what it fails at")
     for name, taken in (("cold gate", cold), ("its exports alone", bare)):
         median = statistics.median(taken)
-        print(
-            f"{name}: median {median:.1f} s of {', '.join(f'{one:.1f}' for one in taken)}: {tried / median:.2f} times faster"
-        )
+        each = ", ".join(f"{one:.1f}" for one in taken)
+        print(f"{name}: median {median:.1f} s of {each}: {tried / median:.2f} times faster")
 
 
 if __name__ == "__main__":
