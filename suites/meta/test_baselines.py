@@ -82,6 +82,20 @@ def test_damaged_json_is_named_with_the_next_step(tmp_path, name, damage, messag
         baselines.read(tmp_path, "avx2")
 
 
+def test_tier_without_reference_is_refused(tmp_path):
+    save(tmp_path)
+    (tmp_path / "reference.json").unlink()
+    with pytest.raises(BaselineError, match=r"avx2.json: is there without reference.json; .* delete avx2.json"):
+        baselines.read(tmp_path, "avx2")
+
+
+def test_file_of_another_tier_is_refused(tmp_path):
+    save(tmp_path)
+    (tmp_path / "avx2.json").rename(tmp_path / "avx512.json")
+    with pytest.raises(BaselineError, match=r"avx512.json: is of tier avx2"):
+        baselines.read(tmp_path, "avx512")
+
+
 def test_truncated_arrays_are_refused(tmp_path):
     save(tmp_path)
     file = next(tmp_path.glob("avx2.*.safetensors"))

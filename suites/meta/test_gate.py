@@ -243,6 +243,7 @@ def test_missing_checkpoint_is_unsupported_and_named_is_an_error(house):
         (("--variant", "O9"), "--variant: 'O9' is none of plain, O1"),
         (("--baselines", "/nowhere"), "--baselines: /nowhere is no folder"),
         (("--baselines", str(ROOT / "suites")), "holds no folder with a model.toml"),
+        (("--store", ""), "--store: is empty"),
         (("--report", "/proc/nowhere"), "--report: /proc/nowhere cannot be written"),
         (("--tier", "avx3"), "--tier: unknown tier 'avx3'"),
         (("--tier", "cuda"), "--tier: tier cuda needs"),
