@@ -10,11 +10,20 @@ from sklearn.metrics import ndcg_score
 from sklearn.neighbors import NearestNeighbors
 
 from fixtures import closeness
+from fixtures.closeness import Layout
 
 RANDOM = np.random.default_rng(4)
 FINITE = st.floats(-100, 100, width=32)
 QUERIES = ["a"] * 5 + ["b"] * 5 + [None] * 2
 GRADES = [3, 2, 1, 0, 0, 0, 1, 2, 3, 3, None, None]
+
+
+def embeddings(before, after):
+    return closeness.embeddings(before, after, Layout(np.ones(len(before), int), [None], [None]))
+
+
+def rerank(before, after, queries, grades):
+    return closeness.rerank(before, after, Layout(np.ones(len(before), int), queries, grades))
 
 
 def unit(rows, size=8):
@@ -37,12 +46,12 @@ def test_ndcg_is_scikit_learns(relevance, scores):
 
 def test_equal_sets_are_as_close_as_can_be():
     vectors, logits = unit(20), RANDOM.normal(size=12)
-    embeddings = closeness.embeddings(vectors, vectors).metrics
-    rerank = closeness.rerank(logits, logits, QUERIES, GRADES).metrics
-    assert embeddings == pytest.approx(
+    vectors_found = embeddings(vectors, vectors).metrics
+    logits_found = rerank(logits, logits, QUERIES, GRADES).metrics
+    assert vectors_found == pytest.approx(
         {"max_abs_error": 0, "min_cosine": 1, "max_similarity_change": 0, "topk_overlap": 1}
     )
-    assert rerank == pytest.approx(
+    assert logits_found == pytest.approx(
         {
             "max_logit_error": 0, "mean_logit_error": 0, "kendall_tau": 1, "min_kendall_tau": 1,
             "order_flips": 0, "top1_agreement": 1, "ndcg_at_5_change": 0,
@@ -54,7 +63,7 @@ def test_one_moved_embedding_is_named_and_measured():
     before = unit(20)
     after = before.copy()
     after[13] = -after[13]
-    found = closeness.embeddings(before, after)
+    found = embeddings(before, after)
     assert found.worst == 13
     assert found.metrics["min_cosine"] == pytest.approx(-1)
     assert found.metrics["max_abs_error"] == pytest.approx(2 * np.abs(before[13]).max())
@@ -68,14 +77,14 @@ def test_topk_overlap_is_that_of_scikit_learns_neighbours():
     before, after = unit(30), unit(30)
     near = [NearestNeighbors(n_neighbors=10, metric="cosine").fit(one).kneighbors()[1] for one in (before, after)]
     expected = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(*near, strict=True)])
-    assert closeness.embeddings(before, after).metrics["topk_overlap"] == pytest.approx(expected)
+    assert embeddings(before, after).metrics["topk_overlap"] == pytest.approx(expected)
 
 
 def test_rotated_embeddings_keep_their_similarities():
     """An error in every component that no user of cosines would see, and one metric that says so."""
     before = unit(30)
     rotation, _ = np.linalg.qr(RANDOM.normal(size=(8, 8)))
-    found = closeness.embeddings(before, before @ rotation).metrics
+    found = embeddings(before, before @ rotation).metrics
     assert found["max_abs_error"] > 0.1
     assert found["min_cosine"] < 0.9
     assert found["max_similarity_change"] < 1e-12
@@ -84,7 +93,7 @@ def test_rotated_embeddings_keep_their_similarities():
 
 def test_shorter_embeddings_have_the_same_cosine():
     before = unit(12)
-    found = closeness.embeddings(before, before / 2).metrics
+    found = embeddings(before, before / 2).metrics
     assert found["min_cosine"] == pytest.approx(1)
     assert found["max_abs_error"] == pytest.approx(np.abs(before).max() / 2)
 
@@ -93,13 +102,13 @@ def test_vector_of_zeros_has_no_likeness():
     before = unit(4)
     after = before.copy()
     after[2] = 0
-    assert closeness.embeddings(before, after).metrics["min_cosine"] == 0
+    assert embeddings(before, after).metrics["min_cosine"] == 0
 
 
 def test_logits_by_hand():
     before = np.array([5.0, 4.0, 3.0, 2.0, 1.0])
     after = np.array([4.0, 4.5, 3.0, 2.0, 1.0])
-    found = closeness.rerank(before, after, ["q"] * 5, [0, 3, 0, 0, 0]).metrics
+    found = rerank(before, after, ["q"] * 5, [0, 3, 0, 0, 0]).metrics
     assert found["max_logit_error"] == 1
     assert found["mean_logit_error"] == pytest.approx(0.3)
     assert found["kendall_tau"] == pytest.approx(0.8), "one of ten pairs is discordant"
@@ -111,7 +120,7 @@ def test_logits_by_hand():
 def test_pairs_closer_than_the_error_do_not_count_as_flips():
     before = np.array([1.0, 0.99, -5.0])
     after = np.array([0.9, 1.09, -5.1])
-    found = closeness.rerank(before, after, ["q"] * 3, [0, 0, 1]).metrics
+    found = rerank(before, after, ["q"] * 3, [0, 0, 1]).metrics
     assert found["order_flips"] == 0
     assert found["kendall_tau"] < 1
 
@@ -119,7 +128,7 @@ def test_pairs_closer_than_the_error_do_not_count_as_flips():
 def test_one_logit_for_everything_is_like_nothing():
     """A collapsed export: ties must not pass for agreement."""
     before = np.array([1.0, 2.0, 3.0, 5.0, 4.0])
-    found = closeness.rerank(before, np.full(5, 3.0), ["q"] * 5, [0, 0, 0, 3, 0]).metrics
+    found = rerank(before, np.full(5, 3.0), ["q"] * 5, [0, 0, 0, 3, 0]).metrics
     assert found["kendall_tau"] == 0
     assert found["order_flips"] == 1
     assert found["top1_agreement"] == 0
@@ -127,7 +136,7 @@ def test_one_logit_for_everything_is_like_nothing():
 
 
 def test_logits_outside_any_query_have_errors_only():
-    found = closeness.rerank(np.zeros(2), np.array([0.0, 3.0]), [None, None], [None, None])
+    found = rerank(np.zeros(2), np.array([0.0, 3.0]), [None, None], [None, None])
     assert found.metrics["max_logit_error"] == 3
     assert found.metrics["kendall_tau"] == 1
     assert found.worst == 1
@@ -138,22 +147,22 @@ def test_sets_that_are_not_finite_are_not_compared(bad):
     before = unit(6)
     after = before.copy()
     after[4, 2] = bad
-    found = closeness.embeddings(before, after)
+    found = embeddings(before, after)
     assert not found.compared
     assert found.metrics == {}
     assert found.worst == 4
     assert "scores: 1 of 6 probes are not finite" in found.reason
-    assert "reference" in closeness.embeddings(after, before).reason
+    assert "reference" in embeddings(after, before).reason
 
 
 def test_sets_of_other_shapes_are_not_compared():
-    assert "shape (5, 8) instead of (6, 8)" in closeness.embeddings(unit(6), unit(5)).reason
-    assert not closeness.rerank(np.zeros(3), np.zeros((3, 1)), [None] * 3, [None] * 3).compared
+    assert "shape (5, 8) instead of (6, 8)" in embeddings(unit(6), unit(5)).reason
+    assert not rerank(np.zeros(3), np.zeros((3, 1)), [None] * 3, [None] * 3).compared
 
 
 @given(arrays(np.float32, (6, 3), elements=FINITE), arrays(np.float32, (6, 3), elements=FINITE))
 def test_metrics_of_embeddings_stay_in_their_ranges(a, b):
-    found = closeness.embeddings(a, b).metrics
+    found = embeddings(a, b).metrics
     assert found["max_abs_error"] >= 0
     assert -1 - 1e-9 <= found["min_cosine"] <= 1 + 1e-9
     assert 0 <= found["max_similarity_change"] <= 2 + 1e-9
@@ -166,3 +175,47 @@ def test_broken_limits():
     assert closeness.broken({"max_abs_error": 0.11, "min_cosine": 0.95}, limits) == ["max_abs_error"]
     assert closeness.broken({"max_abs_error": 0.0, "min_cosine": 0.89}, limits) == ["min_cosine"]
     assert closeness.broken({"max_abs_error": np.nan}, limits) == ["max_abs_error", "min_cosine"]
+
+
+def test_labels_are_compared_row_by_row():
+    before = np.array([[3.0, 1, 0, 0, 0, 0], [0, 2, 1, 0, 0, 0]])
+    after = before.copy()
+    after[1] = [0, 1, 2, 0, 0, 0]
+    found = closeness.classification(before, after, Layout(np.array([1, 1]), [None], [None]))
+    assert found.metrics["argmax_agreement"] == 0.5
+    assert found.metrics["max_logit_error"] == 1
+    assert found.worst == 1
+    softmax = np.exp([2, 1]) / np.exp([0, 2, 1, 0, 0, 0]).sum()
+    assert found.metrics["max_probability_change"] == pytest.approx(softmax[0] - softmax[1])
+
+
+def test_errors_of_tokens_are_those_of_their_probe():
+    before = np.zeros((6, 2))
+    after = before.copy()
+    after[4] = 7
+    layout = Layout(np.array([1, 0, 2, 3]), [None], [None])
+    assert closeness.classification(before, after, layout).errors.tolist() == [0, 0, 0, 7]
+
+
+def test_one_logit_is_a_sigmoid():
+    found = closeness.classification(np.zeros((1, 1)), np.full((1, 1), 100.0), Layout(np.ones(1, int), [None], [None]))
+    assert found.metrics["max_probability_change"] == pytest.approx(0.5)
+
+
+def test_best_span_ends_no_earlier_than_it_starts_and_is_short():
+    logits = np.zeros((50, 2))
+    logits[10, 0], logits[5, 1], logits[12, 1] = 5, 4, 3
+    assert closeness.best_span(logits) == (10, 12)
+    logits[10 + closeness.LONGEST_SPAN, 1] = 7
+    assert closeness.best_span(logits) == (10, 12)
+    logits[9 + closeness.LONGEST_SPAN, 1] = 8
+    assert closeness.best_span(logits) == (10, 9 + closeness.LONGEST_SPAN)
+
+
+def test_span_that_moves_is_a_disagreement():
+    before = np.zeros((5, 2))
+    before[1, 0] = before[2, 1] = before[3, 0] = before[4, 1] = 4
+    after = before.copy()
+    after[1, 0], after[2, 0] = 0, 4
+    found = closeness.question_answering(before, after, Layout(np.array([3, 2]), [None], [None]))
+    assert found.metrics == {"max_logit_error": 4, "span_agreement": 0.5}

@@ -106,7 +106,7 @@ def test_runtime_refuses_missing_inputs(tiny):
 
 
 def test_padding_side_and_pooling():
-    """Left padding puts tokens at the end; mean pooling counts only them, CLS takes the first of them."""
+    """Left padding puts tokens at the end; mean pooling counts only them, CLS and last take their ends."""
     encoded = tasks.Encoded(
         {"input_ids": np.arange(1, 6), "attention_mask": np.ones(5, np.int64)},
         np.array([0, 2, 5]), {"input_ids": 0, "attention_mask": 0}, "left", {},
@@ -114,7 +114,6 @@ def test_padding_side_and_pooling():
     feeds = encoded.feeds(np.array([0, 1]))
     assert feeds["input_ids"].tolist() == [[0, 1, 2], [3, 4, 5]]
     hidden = np.float32([[[9], [1], [3]], [[2], [4], [6]]])
-    settings = tasks.Settings(task="embedding", source="path:.", max_length=3, pooling="mean")
-    assert tasks.pool(hidden, feeds["attention_mask"], settings).tolist() == [[2], [4]]
-    settings = tasks.Settings(task="embedding", source="path:.", max_length=3, pooling="cls")
-    assert tasks.pool(hidden, feeds["attention_mask"], settings).tolist() == [[1], [2]]
+    for pooling, expected in (("mean", [[2], [4]]), ("cls", [[1], [2]]), ("last", [[3], [6]])):
+        assert tasks.pool(hidden, feeds["attention_mask"], pooling, normalize=False).tolist() == expected
+    assert tasks.last_token(np.array([[1, 1, 0], [0, 1, 0]])).tolist() == [1, 1]

@@ -1,0 +1,49 @@
+"""Batch and length: a text scores alike alone and in company, and what is no input is refused."""
+
+import numpy as np
+import pytest
+
+from fixtures import trials
+from fixtures.gate import judge_batch
+
+
+def alone(case, encoded):
+    """Return the scores of each row on its own, one after another."""
+    return np.concatenate([case.score(encoded.feeds(np.array([row]))) for row in range(len(encoded.lengths))])
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 32])
+def test_batch_scores_like_its_rows_alone(case, batch):
+    """For dynamic int8, whose ranges span the batch, the difference is bounded by its ceiling."""
+    encoded = case.subject.encoded.subset(trials.some(case.subject.encoded, batch))
+    feeds = encoded.feeds(np.arange(batch))
+    judge_batch(case, alone(case, encoded), case.score(feeds), feeds, f"the same rows alone, batch {batch}")
+
+
+@pytest.mark.parametrize("lengths", ["1, 2, 7", "limit-1, limit"])
+def test_lengths_score_together_as_alone(case, lengths):
+    """Length 1, 2, an odd one, and the two around the limit."""
+    limit = case.subject.model.settings.max_length
+    counts = {"1, 2, 7": [1, 2, 7], "limit-1, limit": [limit - 1, limit]}[lengths]
+    encoded = trials.cut(case.subject.long, counts)
+    feeds = encoded.feeds(np.arange(len(counts)))
+    judge_batch(case, alone(case, encoded), case.score(feeds), feeds, f"the same rows alone, lengths {counts}")
+
+
+@pytest.mark.parametrize("wrong", ["past-the-limit", "unknown-token"])
+def test_what_is_no_input_is_refused(case, answers, wrong):
+    """Where PyTorch raises, the export does: never a number."""
+    if wrong not in answers.refused:
+        return  # rotary and relative positions have no end
+    feeds = trials.unknown_token(case.subject.encoded) if wrong == "unknown-token" else trials.past_the_limit(
+        case.subject.long
+    )  # fmt: skip
+    try:
+        outputs = case.runtime(feeds)
+    except Exception:  # ONNX Runtime's errors have no common base
+        return
+    pytest.fail(
+        f"{case}: {wrong}: PyTorch refuses it ({answers.refused[wrong]}), and the export answers "
+        f"{outputs[case.runtime.outputs[0]].ravel()[:3]}",
+        pytrace=False,
+    )

@@ -1,0 +1,30 @@
+"""Inputs and outputs are exactly the task's: names, types, axes."""
+
+from fixtures import graphs
+
+
+def test_inputs_are_what_the_tokenizer_makes(case, answers):
+    """Every field that the tokenizer makes and the model takes is an input, int64, with free axes; no other is."""
+    inputs = {name: one for name, one in graphs.inputs(case.graph).items() if not name.startswith("past_key_values.")}
+    missing, unknown = sorted(set(answers.inputs) - inputs.keys()), sorted(inputs.keys() - set(answers.inputs))
+    assert not missing, f"{case}: no input {', '.join(missing)}: what PyTorch reads there, the export ignores"
+    assert not unknown, f"{case}: nothing feeds the input {', '.join(unknown)}"
+    for name, (kind, axes) in inputs.items():
+        assert kind == "int64", f"{case}: input {name} is {kind}"
+        assert len(axes) == 2, f"{case}: input {name} has {len(axes)} axes, not batch and length"
+        assert all(isinstance(axis, str) for axis in axes), f"{case}: input {name} is fixed to {axes}"
+
+
+def test_outputs_are_those_of_the_task(case):
+    """The outputs that the task scores, in float32, batch and length free; no other, but the past."""
+    outputs = {name: one for name, one in graphs.outputs(case.graph).items() if not name.startswith("present.")}
+    wanted = case.subject.task.outputs
+    assert outputs.keys() == wanted.keys(), (
+        f"{case}: outputs {sorted(outputs)} instead of {sorted(wanted)}: was it exported for another task? "
+        f"{case.subject.task.name} is exported with --task {case.subject.task.export_task}"
+    )
+    for name, (kind, axes) in outputs.items():
+        assert kind == "float", f"{case}: output {name} is {kind}"
+        assert len(axes) == len(wanted[name]), f"{case}: output {name} has axes {axes} instead of {wanted[name]}"
+        for axis, free in zip(axes, wanted[name], strict=True):
+            assert isinstance(axis, str) or not free, f"{case}: {free} of output {name} is fixed to {axis}"

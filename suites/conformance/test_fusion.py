@@ -1,0 +1,31 @@
+"""Fused operators: a fusion that vanishes costs speed and says nothing."""
+
+import pytest
+
+
+def test_operators_are_the_pinned_ones(case, gate):
+    """The graph has the fused and integer operators that were approved, in their numbers."""
+    found, pins = case.operators, case.subject.baseline.pins_file
+    if gate.approve:
+        return
+    if pins is None or case.variant.name not in pins.operators:
+        gate.skip("unbaselined: no operators were approved of this variant; record them with --approve")
+    pinned = pins.operators[case.variant.name]
+    changed = [
+        f"{name}: {pinned.get(name, 0)} -> {found.get(name, 0)}"
+        for name in sorted(pinned.keys() | found.keys())
+        if pinned.get(name, 0) != found.get(name, 0)
+    ]
+    if changed:
+        pytest.fail(
+            f"{case}: fused operators are no longer those that were approved: {', '.join(changed)}\n"
+            f"  approved with {pins.provenance.versions}; if the change is meant, --approve",
+            pytrace=False,
+        )
+
+
+def test_optimized_for_gpu_means_fused(case):
+    """O4 without a single fusion is only a cast to fp16, as Optimum makes it where it sees no GPU."""
+    if ("optimize", "O4") in case.variant.recipe:
+        fused = [name for name in case.operators if name.startswith("com.microsoft")]
+        assert fused, f"{case}: nothing is fused: Optimum saw no GPU and only cast to fp16"

@@ -1,0 +1,32 @@
+"""The file loads where people load it, and says what it is."""
+
+import numpy as np
+import onnx
+
+from fixtures import export, graphs, trials
+
+
+def test_builds(case):
+    """Optimum and ONNX Runtime can make this variant of this architecture."""
+    assert case.file.is_file()
+
+
+def test_graph_is_valid_onnx(case):
+    """`onnx.checker` accepts the file, external data included."""
+    onnx.checker.check_model(case.file)
+
+
+def test_versions_are_those_of_the_recipe(case):
+    """The opset is the recipe's, and the IR version one that the oldest supported ONNX Runtime reads."""
+    opset, ir = graphs.versions(case.graph)
+    assert opset[""] == export.OPSET, f"{case}: opset {opset['']}, and the recipe says {export.OPSET}"
+    assert ir <= export.NEWEST_IR, f"{case}: IR version {ir}; ONNX Runtime 1.20 reads {export.NEWEST_IR} at most"
+
+
+def test_raw_onnxruntime_and_optimum_agree(case, optimum):
+    """Plain `InferenceSession` runs the file, and yields what Optimum's own class yields."""
+    feeds = case.subject.encoded.feeds(trials.some(case.subject.encoded))
+    scores = case.score(feeds)
+    difference = np.abs(scores - optimum).max()
+    allowed = 1e-4 * max(1, np.abs(optimum).max())
+    assert difference <= allowed, f"{case}: raw ONNX Runtime and Optimum differ by {difference:.3g}"

@@ -1,0 +1,78 @@
+"""The artifact works wherever its folder goes."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from fixtures import runtimes, trials
+
+
+def copied(source, where):
+    shutil.copytree(source, where / "copy")
+    return where / "copy"
+
+
+def symlinked(source, where):
+    (where / "link").symlink_to(source, target_is_directory=True)
+    return where / "link"
+
+
+def in_hub_cache(source, where):
+    """As the hub's client stores it: every file of the snapshot is a link to a blob."""
+    (where / "blobs").mkdir()
+    (where / "snapshots").mkdir()
+    for number, file in enumerate(sorted(source.glob("*.onnx*"))):
+        shutil.copyfile(file, where / "blobs" / str(number))
+        (where / "snapshots" / file.name).symlink_to(Path("..", "blobs", str(number)))
+    return where / "snapshots"
+
+
+def read_only(source, where):
+    folder = copied(source, where)
+    for path in (*folder.rglob("*"), folder):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    return folder
+
+
+def named_in_words(source, where):
+    return copied(source, where).rename(where / "модель и 模型 è")
+
+
+def external_data(source, where):
+    """All weights in a file beside the graph, as for models over 2 GB."""
+    folder = where / "external"
+    folder.mkdir()
+    onnx.save_model(
+        onnx.load(source / "model.onnx"), folder / "model.onnx", save_as_external_data=True,
+        location="model.onnx_data",
+    )  # fmt: skip
+    return folder
+
+
+def external_data_moved(source, where):
+    return copied(external_data(source, where), where)
+
+
+PLACES = {
+    "copied": copied,
+    "symlinked": symlinked,
+    "hub-cache": in_hub_cache,
+    "read-only": read_only,
+    "spaces-and-non-ascii": named_in_words,
+    "external-data": external_data_moved,
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_works_in_another_place(case, place):
+    """Loaded from there, it yields the same bits."""
+    feeds = case.subject.encoded.feeds(trials.some(case.subject.encoded))
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        there = PLACES[place](case.artifact.folder, Path(folder)) / case.file.name
+        runtime = runtimes.OnnxRuntime(there, case.gate.machine.threads, case.variant.provider)
+        scores = case.subject.task.scores(runtime, feeds, case.subject.how)
+    assert np.array_equal(scores, case.score(feeds)), f"{case}: other scores when it is {place}"

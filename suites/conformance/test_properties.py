@@ -1,0 +1,100 @@
+"""Properties of every text model, tried on random texts.
+
+A failing example ends with a line that can be pasted into a Python prompt in the project's folder.
+"""
+
+import numpy as np
+from hypothesis import given, note, settings
+from hypothesis import strategies as st
+
+from fixtures import trials
+from fixtures.gate import judge_batch
+from fixtures.probes import LONG_TEXT
+
+# `--hypothesis-profile=hunt` looks longer, and elsewhere every time.
+tried = settings.get_profile("hunt" if settings.get_current_profile_name() == "hunt" else "gate")
+EVERY_PLANE = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+WORDS = st.lists(st.sampled_from(LONG_TEXT.split()), max_size=30).map(" ".join)
+PAST_THE_LIMIT = st.integers(1, 3).map(lambda times: " ".join([LONG_TEXT] * times))
+TEXTS = EVERY_PLANE | WORDS | st.builds("{} {}".format, WORDS, EVERY_PLANE)
+
+
+def rows_of(case, *texts):
+    """Return a strategy for rows of these texts, or for pairs where the task has pairs."""
+    second = TEXTS if case.subject.task.probes == "pairs" else st.none()
+    return st.tuples(*(st.tuples(first, second) for first in texts)).map(list)
+
+
+def scored(case, rows):
+    """Return tokens, feeds and scores of a batch of texts, and note how to get them again."""
+    note(trials.paste(case.file, case.gate.artifact(case.subject.tokens).folder, case.subject.model.settings, rows))
+    encoded = case.subject.encode(rows)
+    feeds = encoded.feeds(np.arange(len(rows)))
+    return encoded, feeds, case.score(feeds)
+
+
+def by_row(case, encoded, scores):
+    """Split scores into one array per row."""
+    return np.split(scores, np.cumsum(encoded.lengths)[:-1] if case.subject.task.per_token else len(encoded.lengths))
+
+
+@tried
+@given(data=st.data())
+def test_order_of_a_batch_does_not_matter(case, data):
+    """A permuted batch yields permuted scores."""
+    rows = data.draw(rows_of(case, TEXTS, TEXTS, TEXTS), label="rows")
+    order = data.draw(st.permutations(range(len(rows))), label="order")
+    encoded, _, scores = scored(case, rows)
+    _, feeds, permuted = scored(case, [rows[index] for index in order])
+    before = np.concatenate([by_row(case, encoded, scores)[index] for index in order])
+    judge_batch(case, before, permuted, feeds, "the same batch in another order")
+
+
+@tried
+@given(data=st.data())
+def test_padding_does_not_matter(case, data):
+    """A text scores beside a longer one as it does alone."""
+    rows = data.draw(rows_of(case, TEXTS | PAST_THE_LIMIT, TEXTS), label="rows")
+    encoded, feeds, scores = scored(case, rows)
+    single = np.concatenate([case.score(encoded.feeds(np.array([row]))) for row in range(len(rows))])
+    judge_batch(case, single, scores, feeds, "the same texts alone")
+
+
+@tried
+@given(data=st.data())
+def test_duplicates_score_alike(case, data):
+    """A text that comes twice in a batch has one score."""
+    rows = data.draw(rows_of(case, TEXTS, TEXTS), label="rows")
+    encoded, _, scores = scored(case, [*rows, rows[0]])
+    first, _, again = by_row(case, encoded, scores)
+    difference = float(np.abs(first - again).max())
+    assert difference <= 1e-5 * max(1, np.abs(first).max()), (
+        f"{case}: a text and its duplicate differ by {difference:.3g}"
+    )
+
+
+@tried
+@given(data=st.data())
+def test_embeddings_have_unit_norm(case, data):
+    """Where model.toml says that they are normalised."""
+    if case.subject.task.name == "embedding" and case.subject.model.settings.normalize:
+        _, _, scores = scored(case, data.draw(rows_of(case, TEXTS, TEXTS), label="rows"))
+        norms = np.linalg.norm(scores, axis=1)
+        assert np.allclose(norms, 1, atol=1e-5), f"{case}: norms {norms}"
+
+
+@tried
+@given(data=st.data())
+def test_o1_equals_plain(case, plain, data):
+    """What ONNX Runtime does when it loads plain, O1 has done; nothing else."""
+    if case.variant.name == "O1":
+        _, feeds, scores = scored(case, data.draw(rows_of(case, TEXTS, TEXTS), label="rows"))
+        judge_batch(case, plain.score(feeds), scores, feeds, "plain", share=0.1)
+
+
+def test_swapping_query_and_passage_changes_what_it_changes_in_pytorch(case, answers):
+    """The order of a pair means in the export what it means in PyTorch."""
+    if (swapped := case.subject.swapped) is None:
+        return
+    feeds = swapped.feeds(np.arange(len(swapped.lengths)))
+    judge_batch(case, answers.scores["swapped"], case.score(feeds), feeds, "PyTorch, pairs and swapped pairs")

@@ -1,0 +1,37 @@
+"""Quantization: what the file really has, read back from the graph, and what each layer lost."""
+
+from fixtures import graphs, hardware
+
+
+def test_quantization_is_that_of_the_recipe(case, gate, record_property):
+    """Weight type, scales per channel and range are the tier's; nothing is quantized where nothing should be."""
+    weights, wanted = graphs.quantized_weights(case.graph), gate.machine.int8
+    if not any(link[0].startswith("quantize") for link in case.variant.recipe):
+        assert not weights, f"{case}: {weights[0].layer} is quantized, and the recipe does not say so"
+        return
+    assert weights, f"{case}: nothing is quantized"
+    for one in weights:
+        assert one.dtype == wanted.weights_dtype, f"{case}: {one.layer} is {one.dtype}, and not {wanted.weights_dtype}"
+        assert one.reduced_range == wanted.reduce_range, f"{case}: {one.layer}: reduce_range is {one.reduced_range}"
+    matrices = [one for one in weights if one.operator != "Gather"]
+    flat = [one.layer for one in matrices if one.per_channel != wanted.per_channel]
+    assert not flat, f"{case}: per_channel is {not wanted.per_channel} in {len(flat)} weights, such as {flat[0]}"
+    tables = sum(one.operator == "Gather" for one in weights)
+    found = f"{len(matrices)} {wanted.weights_dtype} matrices; embedding tables quantized: {tables or 'none'}"
+    if wanted.weights_dtype == "QInt8" and hardware.TIER[gate.machine.tier].saturates:
+        found += f"; signed weights saturate in the 16-bit sums of {gate.machine.tier} (onnxruntime#6004)"
+    record_property("finding", found)
+
+
+def test_weights_survive_quantization(case, gate, record_property):
+    """No weight is further off than rounding explains; the layers that lose most are named."""
+    if not any(link[0].startswith("quantize") for link in case.variant.recipe):
+        return
+    original = graphs.read(gate.artifact(case.step.inputs[0]).folder / case.file.name)
+    errors = graphs.round_trip(original, case.graph)
+    lost = [one.layer for one in errors if one.steps is None]
+    assert not lost, f"{case}: {', '.join(lost)}: no such weight in the graph that was quantized"
+    far = [one for one in errors if one.steps > graphs.LARGEST_STEP]
+    assert not far, f"{case}: {far[0].layer} is off by {far[0].steps:.2f} steps of its scale: wrong scale or saturated"
+    worst = ", ".join(f"{one.layer} {one.relative:.1%}" for one in errors[:3])
+    record_property("finding", f"layers that lose most, root mean square: {worst}")

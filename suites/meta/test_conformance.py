@@ -1,0 +1,505 @@
+"""Every check of the conformance suite sees the fault that it is there for.
+
+A fault is planted in a copy of an artifact of a tiny model, and the check is called on it.
+"""
+
+import dataclasses
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from fixtures import baselines, export, gate, runtimes, store, trials
+from suites.conformance import (
+    test_batches,
+    test_contract,
+    test_fusion,
+    test_loading,
+    test_masks,
+    test_numbers,
+    test_places,
+    test_properties,
+    test_recipe,
+    test_tokenizer,
+)
+
+MODELS = {
+    "embedder": 'task = "embedding"\nsource = "seeded:bert@7"\nmax_length = 64\npooling = "mean"\nnormalize = true\n',
+    "left-padder": 'task = "embedding"\nsource = "seeded:bert@7"\nmax_length = 64\npooling = "mean"\n'
+    'tokenizer = { padding_side = "left" }\n',
+    "reranker": 'task = "rerank"\nsource = "seeded:bert@8"\nmax_length = 64\n',
+}
+FAILURES = (AssertionError, pytest.fail.Exception)
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory):
+    """A gate over tiny models, without a pytest session of its own."""
+    folder = tmp_path_factory.mktemp("house")
+    for name, text in MODELS.items():
+        (folder / "baselines" / name).mkdir(parents=True)
+        (folder / "baselines" / name / "model.toml").write_text(text)
+    options = {"baselines": str(folder / "baselines"), "store": str(folder / "store"), "report": str(folder / "report"),
+               "approve": False, "require_all": False, "grid": "quick"}  # fmt: skip
+    found = gate.Gate(SimpleNamespace(getoption=options.get))
+    wanted = [found.case(subject, name) for subject in found.subjects for name in ("plain", "O1", "O2", "quantized")]
+    steps = [step for case in wanted for step in (case.scores_step, case.subject.answers_step)]
+    steps += [case.optimum_step for case in wanted[:1]]
+    assert store.build_all(found.store, steps, found.machine.threads, print) == {}
+    return found
+
+
+@pytest.fixture
+def cases(session):
+    """Return a function: model and variant -> the case as it was built, with results of its own."""
+
+    def fresh(model="embedder", variant="plain"):
+        subject = next(one for one in session.subjects if one.name == model)
+        return gate.Case(subject, session.case(subject, variant).variant)
+
+    return fresh
+
+
+@pytest.fixture
+def faulty(cases, tmp_path):
+    """Return a function that plants a fault: a change of the graph, or of the artifact's folder."""
+
+    def plant(change, model="embedder", variant="plain", *, of_folder=False):
+        case = cases(model, variant)
+        folder = tmp_path / "artifact"
+        shutil.copytree(case.artifact.folder, folder)
+        if of_folder:
+            change(folder)
+        else:
+            graph = onnx.load(folder / "model.onnx")
+            change(graph)
+            onnx.save(graph, folder / "model.onnx")
+        case.__dict__["artifact"] = dataclasses.replace(case.artifact, folder=folder)
+        return case
+
+    return plant
+
+
+# ------------------------------------------------------------------------------------- faults
+
+
+def weights(model):
+    """Return the float matrices of a graph, largest first."""
+    found = [one for one in model.graph.initializer if one.data_type == TensorProto.FLOAT and len(one.dims) == 2]
+    return sorted(found, key=lambda one: -np.prod(one.dims))
+
+
+def change_a_weight(model, factor=1.5):
+    one = weights(model)[1]
+    one.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(one) * np.float32(factor), one.name))
+
+
+def all_weights(value):
+    def change(model):
+        for one in model.graph.initializer:
+            if one.data_type == TensorProto.FLOAT:
+                one.CopyFrom(numpy_helper.from_array(np.full(one.dims, value, np.float32), one.name))
+
+    return change
+
+
+def instead_of(model, name, *nodes):
+    """Let whatever reads `name` read `name!`, which these nodes make."""
+    for node in model.graph.node:
+        for index, read in enumerate(node.input):
+            if read == name:
+                node.input[index] = f"{name}!"
+    for node in reversed(nodes):
+        model.graph.node.insert(0, node)
+
+
+def after(model, name, *nodes):
+    """Let these nodes make the output `name` of what made it, now called `name?`."""
+    for node in model.graph.node:
+        for index, made in enumerate(node.output):
+            if made == name:
+                node.output[index] = f"{name}?"
+    model.graph.node.extend(nodes)
+
+
+def constant(model, name, value):
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+    return name
+
+
+def ignores(name, like="input_ids"):
+    """The input is there, and a constant is used instead: ones of a mask, zeros of token types."""
+
+    def change(model):
+        one = model.graph.initializer.add()
+        one.CopyFrom(numpy_helper.from_array(np.int64(name == "attention_mask").reshape(1), "fill"))
+        nodes = [
+            helper.make_node("Shape", [like], ["shape of ids"]),
+            helper.make_node("Expand", ["fill", "shape of ids"], [f"{name}!"]),
+        ]
+        instead_of(model, name, *nodes)
+
+    return change
+
+
+def lacks_token_types(model):
+    ignores("token_type_ids")(model)
+    model.graph.input.remove(next(one for one in model.graph.input if one.name == "token_type_ids"))
+
+
+def wants_int32(model):
+    one = next(one for one in model.graph.input if one.name == "input_ids")
+    one.type.tensor_type.elem_type = TensorProto.INT32
+    instead_of(model, "input_ids", helper.make_node("Cast", ["input_ids"], ["input_ids!"], to=TensorProto.INT64))
+
+
+def fixed_batch(model):
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+
+
+def wants_more(model):
+    model.graph.input.append(helper.make_tensor_value_info("pixel_values", TensorProto.INT64, ["batch", "length"]))
+
+
+def yields_more(model):
+    after_name = model.graph.output[0].name
+    model.graph.node.append(helper.make_node("Identity", [after_name], ["pooler_output"]))
+    model.graph.output.append(
+        helper.make_tensor_value_info("pooler_output", TensorProto.FLOAT, ["batch", "length", 32])
+    )
+
+
+def clips_token_ids(model):
+    constant(model, "last token", np.int64(3))
+    instead_of(model, "input_ids", helper.make_node("Min", ["input_ids", "last token"], ["input_ids!"]))
+
+
+def cuts_what_is_too_long(model):
+    for name in ("input_ids", "attention_mask", "token_type_ids"):
+        bounds = [
+            constant(model, f"{name} {part}", np.array([value])) for part, value in (("a", 0), ("b", 128), ("c", 1))
+        ]
+        instead_of(model, name, helper.make_node("Slice", [name, *bounds], [f"{name}!"]))
+
+
+def noisy(model):
+    name = model.graph.output[0].name
+    after(model, name, helper.make_node("RandomNormalLike", [f"{name}?"], ["noise"], scale=1e-5),
+          helper.make_node("Add", [f"{name}?", "noise"], [name]))  # fmt: skip
+
+
+def counts_rows(model):
+    """Each row's number in the batch is added to its outputs."""
+    name = model.graph.output[0].name
+    for label, value in (("zero", 0), ("one", 1)):
+        constant(model, label, np.int64(value))
+    constant(model, "axes", np.array([1, 2]))
+    constant(model, "first", np.int64(0))
+    after(
+        model, name,
+        helper.make_node("Shape", [f"{name}?"], ["shape of outputs"]),
+        helper.make_node("Gather", ["shape of outputs", "first"], ["rows"]),
+        helper.make_node("Range", ["zero", "rows", "one"], ["numbers"]),
+        helper.make_node("Cast", ["numbers"], ["float numbers"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["float numbers", "axes"], ["column"]),
+        helper.make_node("Add", [f"{name}?", "column"], [name]),
+    )  # fmt: skip
+
+
+def newer_ir(model):
+    model.ir_version = 11
+
+
+def older_opset(model):
+    model.opset_import[0].version = 17
+
+
+def unknown_operator(model):
+    name = model.graph.output[0].name
+    after(model, name, helper.make_node("Wish", [f"{name}?"], [name]))
+
+
+def external_elsewhere(folder):
+    """The weights lie beside the folder: it loads here, and nowhere else."""
+    model = onnx.load(folder / "model.onnx")
+    onnx.save_model(model, folder / "model.onnx", save_as_external_data=True, location="model.onnx_data")
+    elsewhere = folder.parent / "elsewhere.onnx_data"
+    (folder / "model.onnx_data").rename(elsewhere)
+    (folder / "model.onnx_data").symlink_to(elsewhere)
+
+
+CONTRACT = [
+    (test_contract.test_inputs_are_what_the_tokenizer_makes, lacks_token_types, "no input token_type_ids"),
+    (test_contract.test_inputs_are_what_the_tokenizer_makes, wants_int32, "input input_ids is int32"),
+    (test_contract.test_inputs_are_what_the_tokenizer_makes, fixed_batch, "input input_ids is fixed to"),
+    (test_contract.test_inputs_are_what_the_tokenizer_makes, wants_more, "nothing feeds the input pixel_values"),
+    (test_contract.test_outputs_are_those_of_the_task, yields_more, "outputs .*pooler_output.* instead of"),
+]
+
+
+@pytest.mark.parametrize(("check", "fault", "message"), CONTRACT, ids=lambda one: getattr(one, "__name__", ""))
+def test_contract_is_broken(faulty, check, fault, message):
+    case = faulty(fault)
+    with pytest.raises(AssertionError, match=message):
+        check(case, case.subject.answers) if "inputs" in check.__name__ else check(case)
+
+
+@pytest.mark.parametrize("variant", ["plain", "O1", "O2", "quantized"])
+def test_sound_exports_pass(cases, variant):
+    """The checks that see faults below see none here."""
+    case = cases("embedder", variant)
+    test_contract.test_inputs_are_what_the_tokenizer_makes(case, case.subject.answers)
+    test_contract.test_outputs_are_those_of_the_task(case)
+    test_loading.test_graph_is_valid_onnx(case)
+    test_loading.test_versions_are_those_of_the_recipe(case)
+    test_masks.test_scores_hold_under_mask(case, case.subject.answers, "right-padding")
+    test_numbers.test_same_input_gives_the_same_bits(case)
+    test_numbers.test_scores_are_finite_and_differ(case)
+    test_recipe.test_exporter_leaves_its_inputs_untouched(case, case.gate)
+    for batch in (1, 3):
+        test_batches.test_batch_scores_like_its_rows_alone(case, batch)
+    for wrong in ("past-the-limit", "unknown-token"):
+        assert wrong in case.subject.answers.refused
+        test_batches.test_what_is_no_input_is_refused(case, case.subject.answers, wrong)
+    for place in test_places.PLACES:
+        test_places.test_works_in_another_place(case, place)
+
+
+def test_reranker_without_its_head_is_caught(cases, session, tmp_path):
+    """Exported for feature-extraction, which `--task default` means, it has no logits."""
+    case = cases("reranker")
+    root = session.artifact(case.subject.root).folder
+    export.export_onnx([root], tmp_path, {"task": "feature-extraction", "opset": export.OPSET})
+    case.__dict__["artifact"] = dataclasses.replace(case.artifact, folder=tmp_path)
+    with pytest.raises(AssertionError, match=r"another task\? rerank is exported with --task text-classification"):
+        test_contract.test_outputs_are_those_of_the_task(case)
+
+
+@pytest.mark.parametrize(
+    ("fault", "check", "message"),
+    [
+        (newer_ir, test_loading.test_versions_are_those_of_the_recipe, "IR version 11"),
+        (older_opset, test_loading.test_versions_are_those_of_the_recipe, "opset 17, and the recipe says 18"),
+    ],
+)
+def test_wrong_versions_are_seen(faulty, fault, check, message):
+    with pytest.raises(AssertionError, match=message):
+        check(faulty(fault))
+
+
+def test_invalid_graph_is_seen(faulty):
+    with pytest.raises(onnx.checker.ValidationError, match="Wish"):
+        test_loading.test_graph_is_valid_onnx(faulty(unknown_operator))
+
+
+def test_optimum_that_sees_another_file_is_seen(cases, faulty):
+    """As when its class fills in or casts what the raw session is given."""
+    case = cases()
+    test_loading.test_raw_onnxruntime_and_optimum_agree(case, case.optimum_scores)
+    changed = faulty(change_a_weight)
+    runtime = runtimes.OptimumRuntime(changed.file, case.subject.task.ort_class, "CPUExecutionProvider")
+    feeds = case.subject.encoded.feeds(trials.some(case.subject.encoded))
+    with pytest.raises(AssertionError, match="raw ONNX Runtime and Optimum differ by"):
+        test_loading.test_raw_onnxruntime_and_optimum_agree(
+            case, case.subject.task.scores(runtime, feeds, case.subject.how)
+        )
+
+
+@pytest.mark.parametrize("mask", ["left-padding", "holes", "random"])
+def test_fused_mask_is_seen(cases, mask):
+    """O2 as it is: what the report calls its limit is a real difference."""
+    case = cases("embedder", "O2")
+    with pytest.raises(FAILURES, match=r"max_abs_error .* breaks its ceiling(.|\n)*under the same mask"):
+        test_masks.test_scores_hold_under_mask(case, case.subject.answers, mask)
+    assert case.limit_of(f"scores_hold_under_mask[{mask}]")
+
+
+def test_fused_mask_is_no_limit_of_a_tokenizer_that_pads_left(cases):
+    case = cases("left-padder", "O2")
+    assert case.limit_of("scores_hold_under_mask[left-padding]") is None
+    assert case.limit_of("scores_hold_under_mask[holes]")
+
+
+def test_mask_that_is_ignored_is_seen(faulty):
+    case = faulty(ignores("attention_mask"))
+    with pytest.raises(FAILURES, match="breaks its ceiling"):
+        test_masks.test_scores_hold_under_mask(case, case.subject.answers, "right-padding")
+
+
+def test_row_without_tokens_that_turns_nan_is_seen(faulty):
+    def divide_by_mask(model):
+        """As a softmax over nothing does."""
+        name = model.graph.output[0].name
+        constant(model, "last axis", np.array([1]))
+        constant(model, "and one more", np.array([2]))
+        after(
+            model, name,
+            helper.make_node("Cast", ["attention_mask"], ["float mask"], to=TensorProto.FLOAT),
+            helper.make_node("ReduceMax", ["float mask", "last axis"], ["any"], keepdims=1),
+            helper.make_node("Unsqueeze", ["any", "and one more"], ["any of row"]),
+            helper.make_node("Log", ["any of row"], ["0 or -inf"]),
+            helper.make_node("Add", [f"{name}?", "0 or -inf"], [name]),
+        )  # fmt: skip
+
+    case = faulty(divide_by_mask)
+    with pytest.raises(AssertionError, match="fully-masked-row: .* numbers are not finite, and PyTorch's are"):
+        test_masks.test_scores_hold_under_mask(case, case.subject.answers, "fully-masked-row")
+
+
+@pytest.mark.parametrize("batch", [2, 3, 32])
+def test_dependence_on_the_batch_is_seen(faulty, batch):
+    with pytest.raises(FAILURES, match=f"the same rows alone, batch {batch}"):
+        test_batches.test_batch_scores_like_its_rows_alone(faulty(counts_rows), batch)
+
+
+@pytest.mark.parametrize("lengths", ["1, 2, 7", "limit-1, limit"])
+def test_dependence_on_padding_is_seen(faulty, lengths):
+    with pytest.raises(FAILURES, match="the same rows alone, lengths"):
+        test_batches.test_lengths_score_together_as_alone(faulty(ignores("attention_mask")), lengths)
+
+
+@pytest.mark.parametrize(
+    ("fault", "wrong"), [(clips_token_ids, "unknown-token"), (cuts_what_is_too_long, "past-the-limit")]
+)
+def test_answer_to_what_is_no_input_is_seen(faulty, fault, wrong):
+    case = faulty(fault)
+    with pytest.raises(FAILURES, match=f"{wrong}: PyTorch refuses it .IndexError.*and the export answers"):
+        test_batches.test_what_is_no_input_is_refused(case, case.subject.answers, wrong)
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [(np.nan, "some scores are not finite"), (0, "all scores are zero"), (1, "every probe has the same scores")],
+)
+def test_numbers_that_say_nothing_are_seen(cases, scores, message):
+    case = cases()
+    case.__dict__["scores"] = np.full_like(case.scores, scores)
+    with pytest.raises(AssertionError, match=message):
+        test_numbers.test_scores_are_finite_and_differ(case)
+
+
+def test_run_that_differs_from_the_last_is_seen(faulty):
+    with pytest.raises(AssertionError, match="runs differ by up to"):
+        test_numbers.test_same_input_gives_the_same_bits(faulty(noisy))
+
+
+def pinned(case, operators=None, tokenizer=None, tokens=None):
+    """Give a case's model an approved conformance.json."""
+    subject = case.subject
+    encoded = subject.encoded
+    file = baselines.PinsFile(
+        probes=subject.probes_digest, arrays="", provenance=subject.provenance(),
+        tokenizer=tokenizer or encoded.extra["tokenizer"], operators={case.variant.name: operators or case.operators},
+    )  # fmt: skip
+    ids = {"input_ids": encoded.fields["input_ids"], "offsets": encoded.offsets} | (tokens or {})
+    return dataclasses.replace(subject.baseline, pins_file=file, tokens=ids)
+
+
+def test_fusion_that_vanished_is_seen(cases, session, monkeypatch):
+    case = cases("embedder", "O2")
+    monkeypatch.setattr(case.subject, "baseline", pinned(case))
+    test_fusion.test_operators_are_the_pinned_ones(case, session)
+    more = case.operators | {"com.microsoft.Attention": 3, "com.microsoft.FastGelu": 2}
+    monkeypatch.setattr(case.subject, "baseline", pinned(case, operators=more))
+    with pytest.raises(FAILURES, match=r"Attention: 3 -> 2, com.microsoft.FastGelu: 2 -> 0"):
+        test_fusion.test_operators_are_the_pinned_ones(case, session)
+
+
+def test_O4_that_is_only_a_cast_is_refused(cases, session):
+    """The plain graph as O4: what Optimum makes of it where it sees no GPU, but for the types."""
+    case = cases("embedder", "O4")
+    case.__dict__["artifact"] = cases().artifact
+    with pytest.raises(AssertionError, match="nothing is fused"):
+        test_fusion.test_optimized_for_gpu_means_fused(case)
+    case = cases("embedder", "O4")
+    case.__dict__["artifact"] = cases("embedder", "O2").artifact
+    test_fusion.test_optimized_for_gpu_means_fused(case)
+
+
+def test_folder_that_cannot_be_moved_is_seen(faulty):
+    """Its weights are a link to a file elsewhere, which ONNX Runtime does not follow out of the folder."""
+    case = faulty(external_elsewhere, of_folder=True)
+    with pytest.raises(Exception, match="model.onnx_data|external"):
+        test_places.test_works_in_another_place(case, "hub-cache")
+
+
+def test_other_tokens_are_seen(cases, session, monkeypatch):
+    case = cases()
+    subject = case.subject
+    monkeypatch.setattr(subject, "baseline", pinned(case))
+    test_tokenizer.test_token_ids_are_the_golden_ones(subject, session)
+    test_tokenizer.test_tokenizer_settings_are_the_pinned_ones(subject, session)
+    ids = subject.encoded.fields["input_ids"].copy()
+    ids[subject.encoded.offsets[3] + 1] += 1
+    monkeypatch.setattr(subject, "baseline", pinned(case, tokens={"input_ids": ids}))
+    with pytest.raises(FAILURES, match=f"1 of 96 probes have other token ids .*\n  {subject.probes[3].id}"):
+        test_tokenizer.test_token_ids_are_the_golden_ones(subject, session)
+    settings = subject.encoded.extra["tokenizer"] | {"padding_side": "left"}
+    monkeypatch.setattr(subject, "baseline", pinned(case, tokenizer=settings))
+    with pytest.raises(AssertionError, match="padding_side: left -> right"):
+        test_tokenizer.test_tokenizer_settings_are_the_pinned_ones(subject, session)
+
+
+@pytest.mark.parametrize(
+    ("extra", "check", "message"),
+    [
+        ({"slow": [5]}, test_tokenizer.test_slow_and_fast_tokenizer_agree, "slow and fast tokenizer differ at 1 probes"),
+        (
+            {"modules": {"pooling": "cls", "normalize": True}},
+            test_tokenizer.test_pooling_is_the_checkpoints_own,
+            "model.toml says .*mean.*modules.json .*cls",
+        ),
+    ],
+)  # fmt: skip
+def test_tokenizer_and_pooling_that_are_not_the_checkpoints_are_seen(cases, monkeypatch, extra, check, message):
+    subject = cases().subject
+    check(subject)
+    monkeypatch.setattr(
+        subject, "encoded", dataclasses.replace(subject.encoded, extra=subject.encoded.extra | extra), raising=False
+    )
+    with pytest.raises(FAILURES, match=message):
+        check(subject)
+
+
+def test_exporter_that_changes_its_input_is_seen(cases, session, monkeypatch):
+    case = cases("embedder", "O2")
+    touched = dataclasses.replace(case.artifact, touched=("input0/model.onnx_data is deleted by tiny: O2",))
+    monkeypatch.setattr(session, "artifact", lambda step: touched)
+    with pytest.raises(AssertionError, match="model.onnx_data is deleted by"):
+        test_recipe.test_exporter_leaves_its_inputs_untouched(case, session)
+
+
+PROPERTIES = [
+    (test_properties.test_order_of_a_batch_does_not_matter, counts_rows, "the same batch in another order"),
+    (test_properties.test_padding_does_not_matter, ignores("attention_mask"), "the same texts alone"),
+    (test_properties.test_duplicates_score_alike, counts_rows, "a text and its duplicate differ by"),
+    (test_properties.test_embeddings_have_unit_norm, all_weights(0), "norms"),
+]
+
+
+@pytest.mark.parametrize(("check", "fault", "message"), PROPERTIES, ids=lambda one: getattr(one, "__name__", ""))
+def test_property_that_does_not_hold_is_seen(faulty, check, fault, message):
+    """And the example ends with a line that scores it again."""
+    with pytest.raises(FAILURES, match=message) as caught:
+        check(faulty(fault))
+    line = next(note for note in caught.value.__notes__ if note.startswith("from fixtures.trials import replay"))
+    scope = {}
+    exec(line.replace("; replay(", "; found = replay("), scope)
+    assert scope["found"].ndim == 2
+
+
+def test_O1_that_is_not_plain_is_seen(faulty, cases):
+    with pytest.raises(FAILURES, match="plain"):
+        test_properties.test_o1_equals_plain(faulty(change_a_weight, variant="O1"), cases())
+
+
+def test_order_of_a_pair_that_is_ignored_is_seen(faulty, cases):
+    sound = cases("reranker")
+    check = test_properties.test_swapping_query_and_passage_changes_what_it_changes_in_pytorch
+    check(sound, sound.subject.answers)
+    case = faulty(ignores("token_type_ids"), model="reranker")
+    with pytest.raises(FAILURES, match="PyTorch, pairs and swapped pairs"):
+        check(case, case.subject.answers)
