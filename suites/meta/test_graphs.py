@@ -1,0 +1,97 @@
+"""What is read back from graphs is what was put into them."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import QuantType, quantize_dynamic
+
+from fixtures import graphs
+
+RANDOM = np.random.default_rng(3)
+WEIGHTS = {"table": (50, 24), "onnx::MatMul_7": (24, 16), "head.weight": (8, 16)}
+
+
+def tiny():
+    """An embedding, a matrix and a Gemm whose weight is stored transposed."""
+    arrays = {name: RANDOM.normal(size=shape).astype(np.float32) for name, shape in WEIGHTS.items()}
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["embedded"], "/embeddings/word/Gather"),
+        helper.make_node("MatMul", ["embedded", "onnx::MatMul_7"], ["hidden"], "/encoder/layer.0/query/MatMul"),
+        helper.make_node("Gemm", ["hidden", "head.weight"], ["out"], "/head/Gemm", transB=1),
+    ]
+    graph = helper.make_graph(
+        nodes, "tiny",
+        [helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch"])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, ["batch", 8])],
+        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+
+
+@pytest.fixture
+def quantize(tmp_path):
+    def run(weight_type=QuantType.QUInt8, **options):
+        onnx.save(model := tiny(), tmp_path / "float.onnx")
+        quantize_dynamic(
+            tmp_path / "float.onnx", tmp_path / "int8.onnx", weight_type=weight_type,
+            extra_options={"WeightSymmetric": True}, **options,
+        )  # fmt: skip
+        return model, graphs.read(tmp_path / "int8.onnx")
+
+    return run
+
+
+def test_versions_inputs_and_outputs():
+    model = tiny()
+    assert graphs.versions(model) == ({"": 18}, 8)
+    assert graphs.inputs(model) == {"ids": ("int64", ("batch",))}
+    assert graphs.outputs(model) == {"out": ("float", ("batch", 8))}
+
+
+def test_operators_of_optimizers_and_quantizers_are_counted_in_subgraphs_too():
+    inner = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["a", "b"], ["c"]), helper.make_node("Add", ["a", "b"], ["d"])],
+        "inner", [], [],
+    )  # fmt: skip
+    nodes = [
+        helper.make_node("If", ["yes"], ["out"], then_branch=inner, else_branch=inner),
+        helper.make_node("Attention", ["a"], ["x"], domain="com.microsoft"),
+        helper.make_node("LayerNormalization", ["a"], ["y"]),
+        helper.make_node("MatMul", ["a", "b"], ["z"]),
+    ]
+    model = helper.make_model(helper.make_graph(nodes, "outer", [], []))
+    assert graphs.operators(model) == {"LayerNormalization": 1, "MatMulInteger": 2, "com.microsoft.Attention": 1}
+
+
+@pytest.mark.parametrize("weight_type", [QuantType.QUInt8, QuantType.QInt8])
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("reduce_range", [True, False])
+def test_quantization_is_read_back(quantize, weight_type, per_channel, reduce_range):
+    model, quantized = quantize(weight_type, per_channel=per_channel, reduce_range=reduce_range)
+    found = {one.layer: one for one in graphs.quantized_weights(quantized)}
+    assert found.keys() == {"embeddings.word", "encoder.layer.0.query", "head"}
+    assert found.pop("embeddings.word").is_table
+    for one in found.values():
+        assert (one.dtype, one.reduced_range, one.per_channel) == (str(weight_type), reduce_range, per_channel)
+    errors = graphs.round_trip(model, quantized)
+    assert all(one.steps <= graphs.LARGEST_STEP for one in errors), errors
+    assert [one.relative for one in errors] == sorted((one.relative for one in errors), reverse=True)
+
+
+def test_wrong_scale_and_changed_weight_are_seen(quantize):
+    model, quantized = quantize(per_channel=True)
+    scale = next(one for one in quantized.graph.initializer if one.name == "onnx::MatMul_7_scale")
+    values = numpy_helper.to_array(scale).copy()
+    values[3] *= 2
+    scale.CopyFrom(numpy_helper.from_array(values, scale.name))
+    first, *others = graphs.round_trip(model, quantized)
+    assert first.layer == "encoder.layer.0.query"
+    assert first.steps > 10
+    assert all(one.steps <= graphs.LARGEST_STEP for one in others)
+
+
+def test_weight_without_its_original_is_named(quantize):
+    model, quantized = quantize()
+    model.graph.initializer.remove(next(one for one in model.graph.initializer if one.name == "table"))
+    assert [one.layer for one in graphs.round_trip(model, quantized) if one.steps is None] == ["embeddings.word"]
