@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from fixtures import trials
-from fixtures.gate import judge_batch
+from fixtures.gate import ALIKE, judge_batch
+
+LARGEST = 32
 
 
 def alone(case, encoded):
@@ -12,12 +14,17 @@ def alone(case, encoded):
     return np.concatenate([case.score(encoded.feeds(np.array([row]))) for row in range(len(encoded.lengths))])
 
 
-@pytest.mark.parametrize("batch", [1, 2, 3, 32])
-def test_batch_scores_like_its_rows_alone(case, batch):
+@pytest.mark.parametrize("batch", [1, 2, 3, LARGEST])
+def test_batch_scores_like_its_rows_alone(case, batch, finding):
     """For dynamic int8, whose ranges span the batch, the difference is bounded by its ceiling."""
     encoded = case.subject.encoded.subset(trials.some(case.subject.encoded, batch))
     feeds = encoded.feeds(np.arange(batch))
-    judge_batch(case, alone(case, encoded), case.score(feeds), feeds, f"the same rows alone, batch {batch}")
+    moved = judge_batch(
+        case, alone(case, encoded), case.score(feeds), feeds, f"the same rows alone, batch {batch}", ALIKE
+    )
+    if case.variant.precision.name == "int8" and batch == LARGEST:
+        metric = case.subject.task.metrics[0]
+        finding(f"dynamic int8 depends on the batch: in one of {batch}, {metric} {moved:.2g}")
 
 
 @pytest.mark.parametrize("lengths", ["1, 2, 7", "limit-1, limit"])
@@ -27,7 +34,7 @@ def test_lengths_score_together_as_alone(case, lengths):
     counts = {"1, 2, 7": [1, 2, 7], "limit-1, limit": [limit - 1, limit]}[lengths]
     encoded = trials.cut(case.subject.long, counts)
     feeds = encoded.feeds(np.arange(len(counts)))
-    judge_batch(case, alone(case, encoded), case.score(feeds), feeds, f"the same rows alone, lengths {counts}")
+    judge_batch(case, alone(case, encoded), case.score(feeds), feeds, f"the same rows alone, lengths {counts}", ALIKE)
 
 
 @pytest.mark.parametrize("wrong", ["past-the-limit", "unknown-token"])

@@ -58,12 +58,11 @@ def external_data_moved(source, where):
 
 
 PLACES = {
-    "copied": copied,
     "symlinked": symlinked,
     "hub-cache": in_hub_cache,
-    "read-only": read_only,
-    "spaces-and-non-ascii": named_in_words,
-    "external-data": external_data_moved,
+    "copied-read-only": read_only,
+    "copied-with-spaces-and-non-ascii": named_in_words,
+    "copied-external-data": external_data_moved,
 }
 
 

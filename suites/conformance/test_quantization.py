@@ -3,7 +3,7 @@
 from fixtures import graphs, hardware
 
 
-def test_quantization_is_that_of_the_recipe(case, gate, record_property):
+def test_quantization_is_that_of_the_recipe(case, gate, finding):
     """Weight type, scales per channel and range are the tier's; nothing is quantized where nothing should be."""
     weights, wanted = graphs.quantized_weights(case.graph), gate.machine.int8
     if not any(link[0].startswith("quantize") for link in case.variant.recipe):
@@ -20,10 +20,10 @@ def test_quantization_is_that_of_the_recipe(case, gate, record_property):
     found = f"{len(matrices)} {wanted.weights_dtype} matrices; embedding tables quantized: {tables or 'none'}"
     if wanted.weights_dtype == "QInt8" and hardware.TIER[gate.machine.tier].saturates:
         found += f"; signed weights saturate in the 16-bit sums of {gate.machine.tier} (onnxruntime#6004)"
-    record_property("finding", found)
+    finding(found)
 
 
-def test_weights_survive_quantization(case, gate, record_property):
+def test_weights_survive_quantization(case, gate, finding):
     """No weight is further off than rounding explains; the layers that lose most are named."""
     if not any(link[0].startswith("quantize") for link in case.variant.recipe):
         return
@@ -34,4 +34,4 @@ def test_weights_survive_quantization(case, gate, record_property):
     far = [one for one in errors if one.steps > graphs.LARGEST_STEP]
     assert not far, f"{case}: {far[0].layer} is off by {far[0].steps:.2f} steps of its scale: wrong scale or saturated"
     worst = ", ".join(f"{one.layer} {one.relative:.1%}" for one in errors[:3])
-    record_property("finding", f"layers that lose most, root mean square: {worst}")
+    finding(f"layers that lose most, root mean square: {worst}")

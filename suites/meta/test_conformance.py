@@ -249,7 +249,7 @@ def test_contract_is_broken(faulty, check, fault, message):
 
 
 @pytest.mark.parametrize("variant", ["plain", "O1", "O2", "quantized"])
-def test_sound_exports_pass(cases, variant):
+def test_sound_exports_pass(cases, variant, finding):
     """The checks that see faults below see none here."""
     case = cases("embedder", variant)
     test_contract.test_inputs_are_what_the_tokenizer_makes(case, case.subject.answers)
@@ -261,7 +261,7 @@ def test_sound_exports_pass(cases, variant):
     test_numbers.test_scores_are_finite_and_differ(case)
     test_recipe.test_exporter_leaves_its_inputs_untouched(case, case.gate)
     for batch in (1, 3):
-        test_batches.test_batch_scores_like_its_rows_alone(case, batch)
+        test_batches.test_batch_scores_like_its_rows_alone(case, batch, finding)
     for wrong in ("past-the-limit", "unknown-token"):
         assert wrong in case.subject.answers.refused
         test_batches.test_what_is_no_input_is_refused(case, case.subject.answers, wrong)
@@ -346,14 +346,14 @@ def test_row_without_tokens_that_turns_nan_is_seen(faulty):
         )  # fmt: skip
 
     case = faulty(divide_by_mask)
-    with pytest.raises(AssertionError, match="fully-masked-row: .* numbers are not finite, and PyTorch's are"):
+    with pytest.raises(AssertionError, match=r"fully-masked-row: .* numbers are not finite, and PyTorch's are"):
         test_masks.test_scores_hold_under_mask(case, case.subject.answers, "fully-masked-row")
 
 
 @pytest.mark.parametrize("batch", [2, 3, 32])
-def test_dependence_on_the_batch_is_seen(faulty, batch):
+def test_dependence_on_the_batch_is_seen(faulty, batch, finding):
     with pytest.raises(FAILURES, match=f"the same rows alone, batch {batch}"):
-        test_batches.test_batch_scores_like_its_rows_alone(faulty(counts_rows), batch)
+        test_batches.test_batch_scores_like_its_rows_alone(faulty(counts_rows), batch, finding)
 
 
 @pytest.mark.parametrize("lengths", ["1, 2, 7", "limit-1, limit"])
@@ -532,26 +532,26 @@ def recast(variant="quantized", **int8):
         ({"reduce_range": True}, "reduce_range is True"),
     ],
 )
-def test_quantization_of_another_recipe_is_seen(cases, session, faulty, record_property, monkeypatch, int8, message):
+def test_quantization_of_another_recipe_is_seen(cases, session, faulty, finding, monkeypatch, int8, message):
     avx2 = hardware.Machine("x86_64", "avx2", "avx2", "", 1, 1, 0, ())
     monkeypatch.setattr(session, "machine", avx2)
     check = test_quantization.test_quantization_is_that_of_the_recipe
     case = faulty(recast(**int8), of_folder=True)
     case.variant = cases("embedder", "quantized").variant
     with pytest.raises(AssertionError, match=message):
-        check(case, session, record_property)
+        check(case, session, finding)
 
 
-def test_quantization_that_is_not_there_is_seen(cases, session, faulty, record_property):
+def test_quantization_that_is_not_there_is_seen(cases, session, faulty, finding):
     check = test_quantization.test_quantization_is_that_of_the_recipe
     unquantized = cases()
-    check(unquantized, session, record_property)
+    check(unquantized, session, finding)
     unquantized.variant = cases("embedder", "quantized").variant
     with pytest.raises(AssertionError, match="nothing is quantized"):
-        check(unquantized, session, record_property)
+        check(unquantized, session, finding)
     quantized = faulty(recast(), of_folder=True)
     with pytest.raises(AssertionError, match="is quantized, and the recipe does not say so"):
-        check(quantized, session, record_property)
+        check(quantized, session, finding)
 
 
 def test_signed_weights_where_they_saturate_are_a_finding(cases, session, faulty, monkeypatch):
@@ -561,22 +561,22 @@ def test_signed_weights_where_they_saturate_are_a_finding(cases, session, faulty
     for tier in ("avx512", "avx512_vnni"):
         monkeypatch.setattr(session, "machine", hardware.Machine("x86_64", tier, tier, "", 1, 1, 0, ()))
         test_quantization.test_quantization_is_that_of_the_recipe(
-            case, session, lambda name, text, tier=tier: found.update({tier: text})
+            case, session, lambda text, tier=tier: found.update({tier: text})
         )
     assert "signed weights saturate in the 16-bit sums of avx512 " in found["avx512"]
     assert "saturate" not in found["avx512_vnni"]
 
 
-def test_layer_with_a_wrong_scale_is_named(session, faulty, cases, record_property):
+def test_layer_with_a_wrong_scale_is_named(session, faulty, cases, finding):
     def double_a_scale(model):
         one = next(one for one in model.graph.initializer if one.name.endswith("_scale") and "MatMul" in one.name)
         one.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(one) * np.float32(2), one.name))
 
     check = test_quantization.test_weights_survive_quantization
-    check(cases("embedder", "quantized"), session, record_property)
+    check(cases("embedder", "quantized"), session, finding)
     case = faulty(double_a_scale, variant="quantized")
     with pytest.raises(AssertionError, match=r"encoder\.layer\.0\.\S+ is off by .* steps of its scale"):
-        check(case, session, record_property)
+        check(case, session, finding)
 
 
 def test_optimizer_that_deletes_external_data_is_recorded(session, cases, tmp_path):

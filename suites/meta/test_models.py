@@ -22,7 +22,9 @@ def folder(tmp_path):
 
 def read(folder, text):
     (folder / "model.toml").write_text(text)
-    return models.read(folder, tasks=tasks.TASKS, variants=variants.VARIANT, architectures=seeded.ARCHITECTURES)
+    return models.read(folder, tasks=tasks.TASKS, variants=variants.VARIANT, architectures=seeded.ARCHITECTURES,
+        precisions=variants.PRECISIONS, advice=tasks.TASK_ADVICE,
+    )  # fmt: skip
 
 
 def test_keys_have_their_defaults(folder):
@@ -57,6 +59,14 @@ def test_all_keys(folder):
         (EMBEDDER.replace('"mean"', '"max"'), 4, "pooling: Invalid enum value 'max'"),
         (EMBEDDER.replace("path:", "http:"), 2, "source: Expected `str` matching regex"),
         (EMBEDDER.replace("embedding", "sorting"), 1, "task: 'sorting' is none of embedding, rerank"),
+        (EMBEDDER.replace("embedding", "text-ranking"), 1, "task: .*optimum#2355.*write task = .rerank."),
+        (EMBEDDER.replace("embedding", "default"), 1, "task: .*default drops a reranker's head"),
+        (EMBEDDER.replace("embedding", "decoder-rerank"), 1, "template: .* needs a text with .query. and .passage."),
+        (
+            EMBEDDER + "[ceilings.int9]\nmin_cosine = 1\n",
+            5,
+            "int9: the variants are plain, .* and their classes fp32, ",
+        ),
         (EMBEDDER.replace('pooling = "mean"\n', ""), 1, "an embedding model needs pooling"),
         (EMBEDDER + 'variants = ["O9"]\n', 5, "variants: 'O9' is none of plain, O1"),
         (EMBEDDER + 'digest = "sha256:12"\n', 5, "digest: Expected `str` matching regex"),
