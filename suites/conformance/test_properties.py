@@ -8,7 +8,7 @@ from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
 from fixtures import trials
-from fixtures.gate import ALIKE, judge_batch
+from fixtures.gate import ALIKE, inapplicable, judge_batch
 from fixtures.probes import LONG_TEXT
 
 # `--hypothesis-profile=hunt` looks longer, and elsewhere every time.
@@ -77,24 +77,26 @@ def test_duplicates_score_alike(case, data):
 @given(data=st.data())
 def test_embeddings_have_unit_norm(case, data):
     """Where model.toml says that they are normalised."""
-    if case.subject.task.name == "embedding" and case.subject.model.settings.normalize:
-        _, _, scores = scored(case, data.draw(rows_of(case, TEXTS, TEXTS), label="rows"))
-        norms = np.linalg.norm(scores, axis=1)
-        assert np.allclose(norms, 1, atol=1e-5), f"{case}: norms {norms}"
+    if not case.subject.model.settings.normalize:
+        inapplicable("not normalised")
+    _, _, scores = scored(case, data.draw(rows_of(case, TEXTS, TEXTS), label="rows"))
+    norms = np.linalg.norm(scores, axis=1)
+    assert np.allclose(norms, 1, atol=1e-5), f"{case}: norms {norms}"
 
 
 @tried
 @given(data=st.data())
 def test_o1_equals_plain(case, plain, data):
     """What ONNX Runtime does when it loads plain, O1 has done; nothing else."""
-    if case.variant.name == "O1":
-        _, feeds, scores = scored(case, data.draw(rows_of(case, TEXTS, TEXTS), label="rows"))
-        judge_batch(case, plain.score(feeds), scores, feeds, "plain", share=0.1)
+    if case.variant.name != "O1":
+        inapplicable("not O1")
+    _, feeds, scores = scored(case, data.draw(rows_of(case, TEXTS, TEXTS), label="rows"))
+    judge_batch(case, plain.score(feeds), scores, feeds, "plain", share=0.1)
 
 
 def test_swapping_query_and_passage_changes_what_it_changes_in_pytorch(case, answers):
     """The order of a pair means in the export what it means in PyTorch."""
     if (swapped := case.subject.swapped) is None:
-        return
+        inapplicable("no pairs")
     feeds = swapped.feeds(np.arange(len(swapped.lengths)))
     judge_batch(case, answers.scores["swapped"], case.score(feeds), feeds, "PyTorch, pairs and swapped pairs")

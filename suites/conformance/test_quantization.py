@@ -1,6 +1,7 @@
 """Quantization: what the file really has, read back from the graph, and what each layer lost."""
 
 from fixtures import graphs, hardware
+from fixtures.gate import inapplicable
 
 
 def test_quantization_is_that_of_the_recipe(case, gate, finding):
@@ -26,7 +27,7 @@ def test_quantization_is_that_of_the_recipe(case, gate, finding):
 def test_weights_survive_quantization(case, gate, finding):
     """No weight is further off than rounding explains; the layers that lose most are named."""
     if not any(link[0].startswith("quantize") for link in case.variant.recipe):
-        return
+        inapplicable("not quantized")
     original = graphs.read(gate.artifact(case.step.inputs[0]).folder / case.file.name)
     errors = graphs.round_trip(original, case.graph)
     lost = [one.layer for one in errors if one.steps is None]
