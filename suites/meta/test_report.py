@@ -151,7 +151,7 @@ def test_terminal_has_colours_only_on_request(results):
 def test_terminal_says_each_reason_once_and_of_whom(results):
     text = terminal.render(results, 160, False)
     assert text.count(NO_GPU) == 1
-    assert "unsupported: minilm-l6 O4; minilm-reranker O4\n" in text
+    assert "unsupported: O4 of minilm-l6, minilm-reranker\n" in text
     assert "fail: minilm-l6 (the model itself)\n" in text
 
 
