@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from fixtures import export, hardware, models, probes, seeded, store, tasks, variants
+from fixtures import export, hardware, models, probes, store, tasks, variants
+from fixtures.gate import read_model
 from fixtures.runtimes import OnnxRuntime
 
 BASELINES = Path(__file__).resolve().parents[2] / "baselines"
@@ -17,9 +18,7 @@ class Built:
     """One embedded model, its plain export and its reference, built in a store of its own."""
 
     def __init__(self, name, folder):
-        self.model = models.read(
-            BASELINES / name, tasks=tasks.TASKS, variants=variants.VARIANT, architectures=seeded.ARCHITECTURES
-        )
+        self.model = read_model(BASELINES / name)
         self.checkpoint = models.find_checkpoint(self.model)
         root = export.prepare(name, self.checkpoint, self.model.settings.source)
         tokens = probes.plan_tokens(self.model, root)

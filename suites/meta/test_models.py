@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from fixtures import models, seeded, tasks, variants
+from fixtures import models
+from fixtures.gate import read_model
 from fixtures.models import CheckpointUnavailable, ModelError
 
 EMBEDDER = 'task = "embedding"\nsource = "path:checkpoint"\nmax_length = 16\npooling = "mean"\n'
@@ -22,9 +23,7 @@ def folder(tmp_path):
 
 def read(folder, text):
     (folder / "model.toml").write_text(text)
-    return models.read(folder, tasks=tasks.TASKS, variants=variants.VARIANT, architectures=seeded.ARCHITECTURES,
-        precisions=variants.PRECISIONS, advice=tasks.TASK_ADVICE,
-    )  # fmt: skip
+    return read_model(folder)
 
 
 def test_keys_have_their_defaults(folder):
