@@ -37,7 +37,7 @@ def test_all_keys(folder):
     text = EMBEDDER + (
         'variants = ["plain", "O2"]\nnormalize = true\ntokenizer = {padding_side = "left"}\n'
         "[ceilings.O2]\nmin_cosine = 0.5\n[latency]\nquick = [[1, 8]]\n"
-        '[[limits]]\nvariant = "O2"\ncheck = "left padding"\nreason = "fused mask"\nlink = "https://x.org"\n'
+        '[[limits]]\nvariant = "O2"\ncheck = "scores_hold_under_mask"\nreason = "fused mask"\nlink = "https://x.org"\n'
     )
     settings = read(folder, text).settings
     assert settings.variants == ("plain", "O2")
@@ -58,6 +58,11 @@ def test_all_keys(folder):
         (EMBEDDER.replace('"mean"', '"max"'), 4, "pooling: Invalid enum value 'max'"),
         (EMBEDDER.replace("path:", "http:"), 2, "source: Expected `str` matching regex"),
         (EMBEDDER.replace("embedding", "sorting"), 1, "task: 'sorting' is none of embedding, rerank"),
+        (
+            EMBEDDER + '[[limits]]\nvariant = "O2"\ncheck = "holds_under_masks[x]"\nreason = "r"\nlink = "l"\n',
+            5,
+            "no check is called 'holds_under_masks'; did you mean 'scores_hold_under_mask'",
+        ),
         (EMBEDDER.replace("embedding", "text-ranking"), 1, "task: .*optimum#2355.*write task = .rerank."),
         (EMBEDDER.replace("embedding", "default"), 1, "task: .*default drops a reranker's head"),
         (EMBEDDER.replace("embedding", "decoder-rerank"), 1, "template: .* needs a text with .query. and .passage."),

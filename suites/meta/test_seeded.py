@@ -1,108 +1,286 @@
-"""Seeded checkpoints are the architectures that they are named after, small, and the same everywhere."""
+"""Seeded checkpoints: the same on every machine, and as their families are."""
 
-import json
+from dataclasses import dataclass
 
+import numpy as np
 import pytest
 
-from fixtures import seeded
-from fixtures.models import sha256_of
-from fixtures.probes import ANSWERS, TEXTS
+from fixtures.probes import ANSWERS, PAIRS, TEXTS, fill
+from fixtures.seeded import ARCHITECTURES, OUTLIER_EVERY, OUTLIER_SCALE, POSITIONS, make
 
-SEED = 7
-STACKED_MARKS = {"combining", "zalgo"}
-SLOW_DIFFERS = {
-    "xlm_roberta": STACKED_MARKS,
-    "deberta_v2": STACKED_MARKS,
-    "qwen3": {one.id for one in TEXTS},
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a real checkpoint of an architecture is like.
+
+    Attributes:
+        auto_class: one with a head, where the zoo uses one.
+        pair: what its tokenizer makes of the pair ("yes", "no"), with Y and N for the texts' own tokens.
+        slow: probes at which the slow tokenizer differs; None where there is no slow tokenizer.
+        labels: how many the head has.
+    """
+
+    auto_class: str
+    pair: str
+    slow: frozenset[str] | None = frozenset()
+    labels: int = 3
+
+
+# tokenizers composes marks otherwise than SentencePiece: huggingface/tokenizers#2116.
+MARKS = frozenset({"combining", "zalgo"})
+FAMILIES = {
+    "bert": Family("AutoModel", "[CLS] Y [SEP] N [SEP]"),
+    "distilbert": Family("AutoModelForSequenceClassification", "[CLS] Y [SEP] N [SEP]"),
+    "electra": Family("AutoModelForTokenClassification", "[CLS] Y [SEP] N [SEP]"),
+    "mpnet": Family("AutoModel", "<s> Y </s> </s> N </s>"),
+    "roberta": Family("AutoModelForMaskedLM", "<s> Y </s> </s> N </s>"),
+    "xlm_roberta": Family("AutoModelForSequenceClassification", "<s> Y </s> </s> N </s>", MARKS),
+    "deberta_v2": Family("AutoModelForQuestionAnswering", "[CLS] Y [SEP] N [SEP]", MARKS, labels=2),
+    "modernbert": Family("AutoModel", "[CLS] Y [SEP] N [SEP]", None),
+    "gpt2": Family("AutoModelForCausalLM", "Y N"),
+    "qwen3": Family("AutoModelForCausalLM", "Y N <|endoftext|>"),
 }
-"""Architecture -> probes at which its slow tokenizer may differ from the fast one: SentencePiece's normalization
-(tokenizers#2116), and the <|endoftext|> that only the fast one appends."""
+SAME = ({"en-upper", "en-lower"}, {"zero-width", "visible"}, {"combining", "precomposed"}, {"empty", "space"})
+"""Probes that a tokenizer may take for one: lower-casing, control characters, composition, blanks."""
+
+every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
 
 
-@pytest.fixture(scope="module", params=seeded.ARCHITECTURES)
-def made(request, tmp_path_factory):
-    """Name and folder of one seeded checkpoint."""
-    folder = tmp_path_factory.mktemp(request.param)
-    make(folder, request.param)
-    return request.param, folder
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """Return a function: architecture, auto class -> folder of its checkpoint with seed 7."""
+    folders = {}
+
+    def folder(name, auto_class=None, seed=7, again=False):
+        auto_class = auto_class or FAMILIES[name].auto_class
+        key = (name, auto_class, seed, again)
+        if key not in folders:
+            folders[key] = tmp_path_factory.mktemp(name)
+            parameters = {"architecture": name, "seed": seed, "auto_class": auto_class, "labels": FAMILIES[name].labels}
+            make([], folders[key], parameters)
+        return folders[key]
+
+    return folder
 
 
-def make(folder, architecture, seed=SEED, auto_class="AutoModel", labels=1):
-    parameters = {"architecture": architecture, "seed": seed, "auto_class": auto_class, "labels": labels}
-    seeded.make([], folder, parameters)
+@pytest.fixture(scope="module")
+def load(built):
+    """Return a function: architecture -> its tokenizer and its model, as a user loads them."""
+    loaded = {}
+
+    def both(name, auto_class=None):
+        key = (name, auto_class)
+        if key not in loaded:
+            folder = built(name, auto_class)
+            kind = getattr(transformers, auto_class or FAMILIES[name].auto_class)
+            model, report = kind.from_pretrained(folder, output_loading_info=True)
+            assert not any(report.values()), f"{name}: {report}"
+            loaded[key] = transformers.AutoTokenizer.from_pretrained(folder), model.eval()
+        return loaded[key]
+
+    return both
 
 
-def test_same_seed_makes_the_same_bytes_and_another_one_others(made, tmp_path):
-    name, folder = made
-    digests = []
-    for part, seed in (("same", SEED), ("other", SEED + 1)):
-        (tmp_path / part).mkdir()
-        make(tmp_path / part, name, seed)
-        digests.append(sha256_of(tmp_path / part / "model.safetensors"))
-    assert digests[0] == sha256_of(folder / "model.safetensors") != digests[1]
-    assert (tmp_path / "same" / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
+def contents(folder):
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-def test_it_loads_and_texts_differ(made):
-    import torch
-    from transformers import AutoModel, AutoTokenizer
-
-    _, folder = made
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
-    with torch.inference_mode():
-        vectors = [model(**tokenizer(one.text, return_tensors="pt")).last_hidden_state.mean(1)[0] for one in TEXTS[:8]]
-    unit = torch.nn.functional.normalize(torch.stack(vectors), dim=1)
-    assert torch.isfinite(unit).all()
-    assert (unit @ unit.T - torch.eye(len(unit))).max() < 0.9999
+def outputs(model, batch):
+    """Return the first output, (batch, length, width) or (batch, width), and all hidden states."""
+    with torch.no_grad():
+        found = model(**batch, output_hidden_states=True)
+    return found[0].numpy(), [hidden.numpy() for hidden in found.hidden_states]
 
 
-def test_ids_of_the_configuration_are_the_tokenizers(made):
-    from transformers import AutoTokenizer
-
-    name, folder = made
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    config = json.loads((folder / "config.json").read_text())
-    assert config["vocab_size"] == len(tokenizer)
-    for kind in ("pad", "bos", "eos"):
-        if (known := getattr(tokenizer, f"{kind}_token_id")) is not None:
-            assert config[f"{kind}_token_id"] == known
-    assert tokenizer.padding_side == ("left" if name == "qwen3" else "right")
-    if name == "qwen3":
-        assert {*ANSWERS} <= tokenizer.get_vocab().keys()
-        assert tokenizer("any text")["input_ids"][-1] == tokenizer.eos_token_id
+def layers(model):
+    """Yield (name, weight with a row per output) of all linear layers but those that are tied to an embedding."""
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
+    for name, module in model.named_modules():
+        if isinstance(module, (torch.nn.Linear, transformers.Conv1D)) and id(module.weight) not in embeddings:
+            weight = module.weight.detach().numpy()
+            yield name, weight if isinstance(module, torch.nn.Linear) else weight.T
 
 
-def test_slow_tokenizer_agrees_where_it_can(made):
-    from transformers import AutoTokenizer
+def test_every_architecture_has_its_family():
+    assert FAMILIES.keys() == ARCHITECTURES.keys()
 
-    name, folder = made
-    fast, slow = AutoTokenizer.from_pretrained(folder), AutoTokenizer.from_pretrained(folder, use_fast=False)
-    differ = {one.id for one in TEXTS if slow(one.text)["input_ids"] != fast(one.text)["input_ids"]}
-    assert differ <= SLOW_DIFFERS.get(name, set())
-    assert bool(differ) == (name in SLOW_DIFFERS)
+
+# ------------------------------------------------------------------------------------- the same
+
+
+@every_architecture
+def test_same_seed_yields_the_same_bytes(built, name):
+    """Vocabulary included: ids in another order are another model."""
+    first, second = contents(built(name)), contents(built(name, again=True))
+    differ = sorted(file for file in first.keys() | second.keys() if first.get(file) != second.get(file))
+    assert not differ, f"{name}: {', '.join(differ)} differ between two builds"
+
+
+@every_architecture
+def test_another_seed_changes_weights_and_nothing_else(built, name):
+    first, second = contents(built(name)), contents(built(name, seed=8))
+    assert [file for file in first if first[file] != second.get(file)] == ["model.safetensors"]
+    assert first.keys() == second.keys()
+
+
+# ------------------------------------------------------------------------------------ tokenizers
+
+
+@every_architecture
+def test_ids_of_configuration_and_tokenizer_agree(load, name):
+    tokenizer, model = load(name)
+    config = model.config
+    assert config.vocab_size == len(tokenizer) == model.get_input_embeddings().num_embeddings
+    roles = [role for role in ("pad", "bos", "eos", "cls", "sep") if getattr(tokenizer, f"{role}_token")]
+    assert {role: getattr(config, f"{role}_token_id") for role in roles} == {
+        role: getattr(tokenizer, f"{role}_token_id") for role in roles
+    }
+    for role in ("pad", "bos", "eos", "cls", "sep"):
+        assert (getattr(config, f"{role}_token_id", None) or 0) < config.vocab_size, role
+    assert tokenizer.pad_token_id is not None
+
+
+@every_architecture
+def test_special_tokens_stand_where_the_family_has_them(load, name):
+    tokenizer, _ = load(name)
+    texts = {role: tokenizer.tokenize(text) for role, text in zip("YN", ANSWERS, strict=True)}
+    expected = [token for part in FAMILIES[name].pair.split() for token in texts.get(part, [part])]
+    assert tokenizer.convert_ids_to_tokens(tokenizer(*ANSWERS)["input_ids"]) == expected
+
+
+@every_architecture
+def test_probes_that_differ_have_different_ids(load, name):
+    tokenizer, _ = load(name)
+    seen = {}
+    for probe in TEXTS:
+        if probe.length is None:
+            seen.setdefault(tuple(tokenizer(probe.text)["input_ids"]), set()).add(probe.id)
+    taken_for_one = [probes for probes in seen.values() if len(probes) > 1 and probes not in SAME]
+    assert not taken_for_one, f"{name}: {taken_for_one}"
+
+
+@every_architecture
+def test_slow_and_fast_tokenizer_agree(built, load, name):
+    """Of Qwen3 only the fast one appends the token whose vector is the embedding."""
+    fast, _ = load(name)
+    slow = transformers.AutoTokenizer.from_pretrained(built(name), use_fast=False)
+    assert slow.is_fast == (FAMILIES[name].slow is None)
+    end = [fast.eos_token_id] if name == "qwen3" else []
+    filled = [fill(one, lambda text, pair: len(fast(text, pair)["input_ids"]), POSITIONS) for one in (*TEXTS, *PAIRS)]
+    differ = {
+        one.id
+        for one in filled
+        if slow(one.text, one.pair)["input_ids"] + (end if not slow.is_fast else [])
+        != fast(one.text, one.pair)["input_ids"]
+    }
+    assert differ == (FAMILIES[name].slow or frozenset())
+
+
+# ---------------------------------------------------------------------------------------- models
+
+
+@every_architecture
+def test_outputs_differ_where_texts_differ(load, name):
+    """No two texts are alike by less than fp32 loses, and the outputs vary by more than int8 does."""
+    tokenizer, model = load(name)
+    texts = {tuple(tokenizer(probe.text)["input_ids"]): probe for probe in TEXTS if probe.length is None}
+    probes = [probe for ids, probe in texts.items() if 0 < len(ids) <= POSITIONS]
+    batch = tokenizer([probe.text for probe in probes], padding=True, return_tensors="pt")
+    found, hidden = outputs(model, batch)
+    distance = distances(hidden[-1], batch) + np.eye(len(probes))
+    one, other = np.unravel_index(distance.argmin(), distance.shape)
+    assert distance.min() > 1e-3, f"{name}: {probes[one].id} and {probes[other].id} differ by {distance.min():.1e}"
+    assert np.median(distances(found, batch)) > 0.03, f"{name}: its outputs hardly vary"
+
+
+def distances(values, batch):
+    """Return the largest difference between any two texts, (texts, texts); tokens are averaged."""
+    if values.shape[:2] == batch["input_ids"].shape:
+        mask = batch["attention_mask"].numpy().reshape(*values.shape[:2], *[1] * (values.ndim - 2))
+        values = (values * mask).sum(axis=1) / mask.sum(axis=1)
+    rows = values.reshape(len(values), -1)
+    return np.abs(rows[:, None] - rows[None]).max(axis=-1)
+
+
+@pytest.mark.parametrize("auto_class", ["AutoModel", None], ids=["encoder", "with-head"])
+@every_architecture
+def test_activations_stay_sane(load, name, auto_class):
+    """Neither vanish nor explode, so that errors of int8 and fp16 are those of the formats."""
+    tokenizer, model = load(name, auto_class)
+    batch = tokenizer(TEXTS[0].text, return_tensors="pt")
+    found, hidden = outputs(model, batch)
+    assert np.isfinite(found).all()
+    for number, one in enumerate(hidden):
+        scale = float(np.sqrt(np.square(one).mean()))
+        assert 0.2 < scale < 10, f"{name}: hidden state {number} has a scale of {scale:.3g}"
+
+
+@pytest.mark.parametrize("auto_class", ["AutoModel", None], ids=["encoder", "with-head"])
+@every_architecture
+def test_gains_are_about_one_and_layers_have_outliers(load, name, auto_class):
+    _, model = load(name, auto_class)
+    gains = {
+        key: one.detach().mean().item() for key, one in model.named_parameters() if one.ndim == 1 and "weight" in key
+    }
+    assert gains == pytest.approx(dict.fromkeys(gains, 1), abs=0.15)
+    for key, weight in layers(model):
+        columns = np.sqrt(np.square(weight).mean(axis=0) * weight.shape[1])
+        plain = np.delete(columns, np.arange(0, len(columns), OUTLIER_EVERY))
+        assert np.sqrt(np.square(plain).mean()) == pytest.approx(1, rel=0.4), f"{name}: {key}"
+        if len(weight) > 8:  # of fewer rows, the scale is chance
+            assert columns[0] > OUTLIER_SCALE / 2 * np.median(plain), f"{name}: {key}"
 
 
 @pytest.mark.parametrize("name", ["roberta", "xlm_roberta", "mpnet"])
-def test_positions_begin_behind_the_padding_id(name, tmp_path):
-    """130 positions hold 128 tokens: 128 run, and 129 raise."""
-    import torch
-    from transformers import AutoModel
+def test_positions_start_behind_the_padding_id(load, name):
+    tokenizer, model = load(name, "AutoModel")
+    assert tokenizer.pad_token_id == 1
+    seen = []
+    hook = model.embeddings.position_embeddings.register_forward_pre_hook(
+        lambda _, arguments: seen.append(arguments[0])
+    )
+    text = torch.full((2, POSITIONS), tokenizer.unk_token_id)
+    text[1, :5] = tokenizer.pad_token_id
+    outputs(model, {"input_ids": text, "attention_mask": (text != tokenizer.pad_token_id).long()})
+    hook.remove()
+    assert seen[0][0].tolist() == list(range(2, POSITIONS + 2))
+    assert seen[0][1].tolist() == [1] * 5 + list(range(2, POSITIONS - 3))
+    with pytest.raises(IndexError):
+        outputs(model, {"input_ids": torch.full((1, POSITIONS + 1), tokenizer.unk_token_id)})
 
-    make(tmp_path, name)
-    model = AutoModel.from_pretrained(tmp_path).eval()
-    assert model.config.max_position_embeddings == seeded.POSITIONS + model.config.pad_token_id + 1
-    with torch.inference_mode():
-        model(torch.full((1, seeded.POSITIONS), 7))
-        with pytest.raises((IndexError, RuntimeError)):
-            model(torch.full((1, seeded.POSITIONS + 1), 7))
+
+@every_architecture
+def test_positions_hold_the_maximum_length(load, name):
+    tokenizer, model = load(name)
+    assert tokenizer.model_max_length == POSITIONS
+    found, _ = outputs(model, {"input_ids": torch.full((1, POSITIONS), tokenizer.convert_tokens_to_ids("a"))})
+    assert np.isfinite(found).all()
 
 
-@pytest.mark.parametrize(
-    ("auto_class", "labels"),
-    [("AutoModelForSequenceClassification", 3), ("AutoModelForTokenClassification", 5)],
-)
-def test_heads_have_their_labels(auto_class, labels, tmp_path):
-    import transformers
+@pytest.mark.parametrize("labels", [1, 4])
+def test_classifiers_have_the_labels_that_were_asked_for(tmp_path, labels):
+    parameters = {"architecture": "bert", "seed": 7, "auto_class": "AutoModelForSequenceClassification"}
+    make([], tmp_path, parameters | {"labels": labels})
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert outputs(model.eval(), {"input_ids": torch.tensor([[2, 3]])})[0].shape == (1, labels)
 
-    make(tmp_path, "electra", auto_class=auto_class, labels=labels)
-    assert getattr(transformers, auto_class).from_pretrained(tmp_path).num_labels == labels
+
+def test_qwen3_is_like_its_embedders_and_rerankers(load):
+    tokenizer, model = load("qwen3")
+    attention = model.model.layers[0].self_attn
+    assert attention.k_proj.out_features < attention.q_proj.out_features, "no grouped queries"
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert tokenizer.padding_side == "left"
+    assert tokenizer("any text")["input_ids"][-1] == tokenizer.eos_token_id == tokenizer.pad_token_id
+    answers = [tokenizer.encode(answer, add_special_tokens=False) for answer in ANSWERS]
+    assert [len(ids) for ids in answers] == [1, 1]
+    assert answers[0] != answers[1]
+
+
+def test_tied_weights_stay_tied(load):
+    for name in ("roberta", "gpt2"):
+        _, model = load(name)
+        assert model.get_output_embeddings().weight is model.get_input_embeddings().weight, name
