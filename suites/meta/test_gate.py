@@ -440,3 +440,13 @@ def test_pins_are_approved_without_scores_and_watched(house):
     changed = house.run("--variant", "O2", suite=suite)
     assert changed.returncode == 1
     assert "com.microsoft.Attention: 3 -> 2" in changed.text
+
+
+def test_variant_that_does_not_build_fails_with_the_exporters_words(house):
+    """One label, where start and end need two: the message has the error and the log."""
+    house.add("tiny", 'task = "question-answering"\nsource = "seeded:deberta_v2@7"\nmax_length = 64\nlabels = 1\n')
+    done = house.run("--variant", "plain", "-k", "test_builds", suite="suites/conformance")
+    assert done.returncode == 1, done.text
+    message = house.gate()["failures"][0]["message"]
+    for part in ("tiny plain: cannot be built: ", "ValueError: not enough values to unpack", "its output: "):
+        assert part in message
