@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from fixtures import export, hardware, store, tasks, variants
+from fixtures import export, graphs, hardware, store, tasks, variants
 from fixtures.models import Checkpoint
 from fixtures.runtimes import OnnxRuntime
 
@@ -51,11 +51,13 @@ def test_fused_graphs_are_quantized(tiny, variant):
 
 
 def test_both_quantizers_make_the_same_of_an_unfused_graph(tiny, tmp_path):
-    """`quantize-fused` differs from Optimum's quantizer in nothing but DefaultTensorType."""
+    """The same weights; Optimum also quantizes the products of two activations, two per layer of attention."""
     export.quantize_fused([tiny("plain")], tmp_path, {**vars(MACHINE.int8)})
     ours, theirs = initializers(tmp_path), initializers(tiny("quantized"))
     assert ours.keys() == theirs.keys()
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    counts = [graphs.operators(onnx.load(folder / "model.onnx")) for folder in (tmp_path, tiny("quantized"))]
+    assert [one["MatMulInteger"] for one in counts] == [12, 16]
 
 
 def test_optimizing_deletes_only_the_private_copy(tiny):
