@@ -57,12 +57,17 @@ def external_data_moved(source, where):
     return copied(external_data(source, where), where)
 
 
+def external_data_in_hub_cache(source, where):
+    return in_hub_cache(external_data(source, where), where)
+
+
 PLACES = {
     "symlinked": symlinked,
     "hub-cache": in_hub_cache,
     "copied-read-only": read_only,
     "copied-with-spaces-and-non-ascii": named_in_words,
     "copied-external-data": external_data_moved,
+    "hub-cache-external-data": external_data_in_hub_cache,
 }
 
 

@@ -226,15 +226,6 @@ def unknown_operator(model):
     after(model, name, helper.make_node("Wish", [f"{name}?"], [name]))
 
 
-def external_elsewhere(folder):
-    """The weights lie beside the folder: it loads here, and nowhere else."""
-    model = onnx.load(folder / "model.onnx")
-    onnx.save_model(model, folder / "model.onnx", save_as_external_data=True, location="model.onnx_data")
-    elsewhere = folder.parent / "elsewhere.onnx_data"
-    (folder / "model.onnx_data").rename(elsewhere)
-    (folder / "model.onnx_data").symlink_to(elsewhere)
-
-
 CONTRACT = [
     (test_contract.test_inputs_are_what_the_tokenizer_makes, lacks_token_types, "no input token_type_ids"),
     (test_contract.test_inputs_are_what_the_tokenizer_makes, wants_int32, "input input_ids is int32"),
@@ -430,11 +421,31 @@ def test_O4_that_is_only_a_cast_is_refused(cases, session):
     test_fusion.test_optimized_for_gpu_means_fused(case)
 
 
-def test_folder_that_cannot_be_moved_is_seen(faulty):
-    """Its weights are a link to a file elsewhere, which ONNX Runtime does not follow out of the folder."""
-    case = faulty(external_elsewhere, of_folder=True)
-    with pytest.raises(Exception, match=r"model\.onnx_data|external"):
-        test_places.test_works_in_another_place(case, "hub-cache")
+@pytest.mark.parametrize("place", test_places.PLACES)
+def test_place_that_changes_the_scores_is_seen(cases, monkeypatch, place):
+    def spoiled(source, where):
+        folder = where / "spoiled"
+        folder.mkdir()
+        change_a_weight(model := onnx.load(source / "model.onnx"))
+        onnx.save(model, folder / "model.onnx")
+        return folder
+
+    monkeypatch.setitem(test_places.PLACES, place, spoiled)
+    with pytest.raises(AssertionError, match=f"other scores when it is {place}"):
+        test_places.test_works_in_another_place(cases(), place)
+
+
+def test_weights_that_stay_behind_are_seen(cases, monkeypatch):
+    """A place that takes the graph along and not its external data."""
+
+    def without_data(source, where):
+        folder = test_places.external_data(source, where)
+        (folder / "model.onnx_data").unlink()
+        return folder
+
+    monkeypatch.setitem(test_places.PLACES, "copied-external-data", without_data)
+    with pytest.raises(Exception, match="onnx_data"):
+        test_places.test_works_in_another_place(cases(), "copied-external-data")
 
 
 def test_other_tokens_are_seen(cases, session, monkeypatch):
@@ -467,6 +478,10 @@ def test_other_tokens_are_seen(cases, session, monkeypatch):
 )  # fmt: skip
 def test_tokenizer_and_pooling_that_are_not_the_checkpoints_are_seen(cases, monkeypatch, extra, check, message):
     subject = cases().subject
+    sound = {"slow": [], "modules": {"pooling": "mean", "normalize": True}}
+    monkeypatch.setattr(
+        subject, "encoded", dataclasses.replace(subject.encoded, extra=subject.encoded.extra | sound), raising=False
+    )
     check(subject)
     monkeypatch.setattr(
         subject, "encoded", dataclasses.replace(subject.encoded, extra=subject.encoded.extra | extra), raising=False

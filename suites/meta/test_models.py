@@ -63,6 +63,8 @@ def test_all_keys(folder):
             5,
             "no check is called 'holds_under_masks'; did you mean 'scores_hold_under_mask'",
         ),
+        (EMBEDDER + 'template = "{query} {passage}"\n', 5, "template: only a decoder-reranker has one"),
+        ('task = "question-answering"\nsource = "seeded:bert@1"\nmax_length = 8\n', 1, "labels: .* start and end"),
         (EMBEDDER.replace("embedding", "text-ranking"), 1, "task: .*optimum#2355.*write task = .rerank."),
         (EMBEDDER.replace("embedding", "default"), 1, "task: .*default drops a reranker's head"),
         (EMBEDDER.replace("embedding", "decoder-rerank"), 1, "template: .* needs a text with .query. and .passage."),
