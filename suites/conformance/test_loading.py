@@ -16,9 +16,12 @@ def test_graph_is_valid_onnx(case):
     onnx.checker.check_model(case.file)
 
 
-def test_versions_are_those_of_the_recipe(case):
+def test_versions_are_those_of_the_recipe(case, finding):
     """The opset is the recipe's, and the IR version one that the oldest supported ONNX Runtime reads."""
     opset, ir = graphs.versions(case.graph)
+    if case.ready_made:
+        finding(f"opset {opset['']}, IR version {ir}; exportgate exports opset {export.OPSET}")
+        return
     assert opset[""] == export.OPSET, f"{case}: opset {opset['']}, and the recipe says {export.OPSET}"
     assert ir <= export.NEWEST_IR, f"{case}: IR version {ir}; ONNX Runtime 1.20 reads {export.NEWEST_IR} at most"
 

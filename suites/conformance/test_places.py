@@ -25,7 +25,7 @@ def in_hub_cache(source, where):
     """As the hub's client stores it: every file of the snapshot is a link to a blob."""
     (where / "blobs").mkdir()
     (where / "snapshots").mkdir()
-    for number, file in enumerate(sorted(source.glob("*.onnx*"))):
+    for number, file in enumerate(sorted(one for one in source.iterdir() if one.is_file())):
         shutil.copyfile(file, where / "blobs" / str(number))
         (where / "snapshots" / file.name).symlink_to(Path("..", "blobs", str(number)))
     return where / "snapshots"

@@ -6,26 +6,33 @@ import pytest
 from fixtures.gate import inapplicable
 
 
+def fields_of(encoded):
+    return encoded.fields | {"offsets": encoded.offsets}
+
+
+def same_tokens(subject, expected, found, source, name="input_ids"):
+    """Fail if one of two sets of tokens, each name -> (total tokens,) and `offsets`, differs from the other."""
+    then, now = (np.split(one[name], one["offsets"][1:-1]) for one in (expected, found))
+    wrong = [index for index, (a, b) in enumerate(zip(now, then, strict=True)) if not np.array_equal(a, b)]
+    if wrong:
+        first, what = wrong[0], "token ids" if name == "input_ids" else name
+        pytest.fail(
+            f"{subject.name}: {len(wrong)} of {len(now)} probes have other {what} than {source}\n"
+            f"  {subject.describe(first)}\n  expected {then[first][:24]}\n  now      {now[first][:24]}",
+            pytrace=False,
+        )
+
+
 def test_token_ids_are_the_golden_ones(subject, gate):
     """The probes have the token ids that were approved."""
     pins, golden = subject.baseline.pins_file, subject.baseline.tokens
     if gate.approve:
         return
     if pins is None:
-        gate.skip(f"unbaselined: {subject.name} has no approved token ids; record them with --approve")
+        gate.unbaselined(subject, f"{subject.name} has no approved token ids; record them with --approve")
     if pins.probes != subject.probes_digest:
         pytest.fail(f"{subject.name}: the probes changed since the approval; approve again", pytrace=False)
-    now, then = (
-        np.split(one["input_ids"], one["offsets"][1:-1])
-        for one in ({"input_ids": subject.encoded.fields["input_ids"], "offsets": subject.encoded.offsets}, golden)
-    )
-    wrong = [index for index, (a, b) in enumerate(zip(now, then, strict=True)) if not np.array_equal(a, b)]
-    if wrong:
-        pytest.fail(
-            f"{subject.name}: {len(wrong)} of {len(now)} probes have other token ids than were approved\n"
-            f"  {subject.describe(wrong[0])}\n  approved {then[wrong[0]][:24]}\n  now      {now[wrong[0]][:24]}",
-            pytrace=False,
-        )
+    same_tokens(subject, golden, fields_of(subject.encoded), "were approved")
 
 
 def test_tokenizer_settings_are_the_pinned_ones(subject, gate):
@@ -34,12 +41,29 @@ def test_tokenizer_settings_are_the_pinned_ones(subject, gate):
     if gate.approve:
         return
     if pins is None:
-        gate.skip(f"unbaselined: {subject.name} has no approved tokenizer settings; record them with --approve")
+        gate.unbaselined(subject, f"{subject.name} has no approved tokenizer settings; record them with --approve")
     now = subject.encoded.extra["tokenizer"]
     changed = [
         f"{key}: {pins.tokenizer.get(key)} -> {value}" for key, value in now.items() if pins.tokenizer.get(key) != value
     ]
     assert not changed, f"{subject.name}: the tokenizer's settings changed: {'; '.join(changed)}"
+
+
+def test_shipped_tokenizer_is_the_checkpoints(case):
+    """The tokenizer beside a ready-made file yields the checkpoint's tokens, in every field, and has its settings."""
+    if not case.ready_made or not case.ready_made.tokenizer:
+        inapplicable("no tokenizer came with it")
+    own, shipped = case.subject.encoded, case.encoded
+    for name in sorted(own.fields, key=lambda name: name != "input_ids"):
+        if name in shipped.fields:
+            same_tokens(case.subject, fields_of(own), fields_of(shipped), "the checkpoint makes", name)
+    settings = {"padding id": (own.pad, shipped.pad)} | {
+        key: (value, shipped.extra["tokenizer"].get(key)) for key, value in own.extra["tokenizer"].items()
+    }
+    changed = [f"{key}: {ours} -> {theirs}" for key, (ours, theirs) in settings.items() if ours != theirs]
+    assert not changed, (
+        f"{case}: the tokenizer beside it has other settings than the checkpoint's: {'; '.join(changed)}"
+    )
 
 
 def test_slow_and_fast_tokenizer_agree(subject):

@@ -236,20 +236,20 @@ CONTRACT = [
 
 
 @pytest.mark.parametrize(("check", "fault", "message"), CONTRACT, ids=lambda one: getattr(one, "__name__", ""))
-def test_contract_is_broken(faulty, check, fault, message):
+def test_contract_is_broken(faulty, finding, check, fault, message):
     case = faulty(fault)
     with pytest.raises(AssertionError, match=message):
-        check(case, case.subject.answers) if "inputs" in check.__name__ else check(case)
+        check(case, case.subject.answers, finding) if "inputs" in check.__name__ else check(case)
 
 
 @pytest.mark.parametrize("variant", ["plain", "O1", "O2", "quantized"])
 def test_sound_exports_pass(cases, variant, finding):
     """The checks that see faults below see none here."""
     case = cases("embedder", variant)
-    test_contract.test_inputs_are_what_the_tokenizer_makes(case, case.subject.answers)
+    test_contract.test_inputs_are_what_the_tokenizer_makes(case, case.subject.answers, finding)
     test_contract.test_outputs_are_those_of_the_task(case)
     test_loading.test_graph_is_valid_onnx(case)
-    test_loading.test_versions_are_those_of_the_recipe(case)
+    test_loading.test_versions_are_those_of_the_recipe(case, finding)
     test_masks.test_scores_hold_under_mask(case, case.subject.answers, "right-padding")
     test_numbers.test_same_input_gives_the_same_bits(case)
     test_numbers.test_scores_are_finite_and_differ(case)
@@ -287,9 +287,9 @@ def test_reranker_without_its_head_is_caught_and_an_embedder_is_accepted(cases, 
         (older_opset, test_loading.test_versions_are_those_of_the_recipe, "opset 17, and the recipe says 18"),
     ],
 )
-def test_wrong_versions_are_seen(faulty, fault, check, message):
+def test_wrong_versions_are_seen(faulty, finding, fault, check, message):
     with pytest.raises(AssertionError, match=message):
-        check(faulty(fault))
+        check(faulty(fault), finding)
 
 
 def test_invalid_graph_is_seen(faulty):
@@ -626,7 +626,8 @@ def copy(inputs, output, parameters):
 
 def test_every_check_has_its_fault():
     """A check that was never seen to fail does not count."""
-    tests = "".join((ROOT / "suites" / "meta" / name).read_text() for name in ("test_conformance.py", "test_gate.py"))
+    names = ("conformance", "gate", "foreign", "weights")
+    tests = "".join((ROOT / "suites" / "meta" / f"test_{name}.py").read_text() for name in names)
     suites = "".join(file.read_text() for file in (ROOT / "suites" / "conformance").glob("test_*.py"))
     checks = re.findall(r"^def test_(\w+)", suites, re.MULTILINE)
     assert len(checks) > 20

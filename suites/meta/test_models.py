@@ -139,9 +139,19 @@ def test_missing_checkpoint_is_unavailable(folder, source, message):
         models.find_checkpoint(read(folder, EMBEDDER.replace("path:checkpoint", source)))
 
 
-def test_checkpoint_without_safetensors_is_unavailable(folder):
-    (folder / "checkpoint" / "model.safetensors").rename(folder / "checkpoint" / "pytorch_model.bin")
-    with pytest.raises(CheckpointUnavailable, match=r"holds no \.safetensors weights"):
+def test_checkpoint_without_weights_is_unavailable(folder):
+    (folder / "checkpoint" / "model.safetensors").rename(folder / "checkpoint" / "model.h5")
+    with pytest.raises(CheckpointUnavailable, match=r"holds no weights: neither \*\.safetensors nor"):
+        models.find_checkpoint(read(folder, EMBEDDER))
+
+
+def test_pickled_weights_count_only_where_there_are_no_others(folder):
+    checkpoint = folder / "checkpoint"
+    (checkpoint / "pytorch_model.bin").write_bytes(b"older")
+    assert checkpoint / "pytorch_model.bin" not in models.checkpoint_files(checkpoint)
+    (checkpoint / "model.safetensors").unlink()
+    assert checkpoint / "pytorch_model.bin" in models.checkpoint_files(checkpoint)
+    with pytest.raises(ModelError, match="digest: missing"):
         models.find_checkpoint(read(folder, EMBEDDER))
 
 
@@ -161,6 +171,9 @@ def test_hub_snapshot_is_read_from_the_cache(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    model = read(folder, EMBEDDER.replace("path:checkpoint", f"hub:example/tiny@{commit}"))
-    with pytest.raises(ModelError, match=r"missing; if .*snapshots.* is right"):
-        models.find_checkpoint(model)
+    text = EMBEDDER.replace("path:checkpoint", f"hub:example/tiny@{commit}")
+    found = models.find_checkpoint(read(folder, text))
+    assert found.folder == snapshot
+    assert found.digest == f"sha256:{models.digest_of(snapshot, models.checkpoint_files(snapshot))}"
+    with pytest.raises(ModelError, match="not the pinned sha256:0"):
+        models.find_checkpoint(read(folder, text + f'digest = "sha256:{"0" * 64}"\n'))

@@ -1,0 +1,43 @@
+"""What several files of these tests share because it takes long to make."""
+
+import msgspec
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from fixtures import models, seeded
+from suites.meta.house import EMBEDDER, FEW, LOOSE, House
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory):
+    """A house whose embedder is a folder of files, approved, and a place for candidates."""
+    folder = tmp_path_factory.mktemp("shop")
+    house = House(folder, folder / "store")
+    made = folder / "made"
+    made.mkdir()
+    seeded.make([], made, {"architecture": "bert", "seed": 7, "auto_class": "AutoModel", "labels": 1})
+    for name, change in (("first", 0.0), ("near", 1e-4), ("far", 0.5)):
+        (folder / name).mkdir()
+        for file in made.iterdir():
+            if file.name != "model.safetensors":
+                (folder / name / file.name).write_bytes(file.read_bytes())
+        weights = load_file(made / "model.safetensors")
+        random = np.random.default_rng(1)
+        shaken = {
+            key: one + np.float32(change) * random.standard_normal(one.shape).astype(one.dtype)
+            for key, one in weights.items()
+        }
+        save_file(shaken, folder / name / "model.safetensors", {"format": "pt"})
+    text = EMBEDDER.replace("seeded:bert@7", f"path:{folder / 'first'}") + "# a remark that stays\n" + LOOSE
+    model = house.add("bert", text) / "model.toml"
+    digest = models.find_checkpoint(models_read(model.parent), pinned=False).digest
+    model.write_text(text.replace("max_length", f'digest = "{digest}"\nmax_length', 1))
+    done = house.run("--approve", *FEW)
+    assert done.returncode == 0, done.text
+    return folder, house, digest
+
+
+def models_read(folder):
+    settings = msgspec.toml.decode((folder / "model.toml").read_bytes(), type=models.Settings)
+    return models.Model(folder.name, folder, settings)

@@ -1,0 +1,427 @@
+"""Ready-made ONNX files: found, mapped, judged or refused."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+import tokenizers
+from onnx import TensorProto, helper, numpy_helper
+
+from fixtures import foreign, tasks
+from fixtures.foreign import Refused
+from suites.meta.house import FEW, ROOT
+
+FIELDS = ["input_ids", "token_type_ids", "attention_mask"]
+OWN = {name: name for name in FIELDS}
+
+
+@pytest.mark.parametrize(
+    ("found", "fields", "mapping"),
+    [
+        (FIELDS, FIELDS, OWN),
+        (["input_ids"], FIELDS, {"input_ids": "input_ids"}),
+        (["ids", "mask", "segment_ids"], FIELDS, dict(zip(["ids", "mask", "segment_ids"], OWN, strict=True))),
+        (["Input_IDs:0", "input_mask"], FIELDS[::2], {"Input_IDs:0": "input_ids", "input_mask": "attention_mask"}),
+        (["input.1", "input.3"], FIELDS, {"input.1": "input_ids", "input.3": "attention_mask"}),
+        (["a", "b", "c"], FIELDS, {"a": "input_ids", "b": "attention_mask", "c": "token_type_ids"}),
+        (["input_ids", "x"], FIELDS[::2], {"input_ids": "input_ids", "x": "attention_mask"}),
+    ],
+)
+def test_inputs_are_mapped(found, fields, mapping):
+    expected = {"token_type_ids": "segment_ids"} if "segment_ids" in found else {}
+    mapping = {"ids": "input_ids", "mask": "attention_mask", "segment_ids": "token_type_ids"} if expected else mapping
+    assert foreign.map_inputs(found, fields) == mapping
+
+
+@pytest.mark.parametrize(
+    ("found", "fields"),
+    [
+        (["input_ids", "pixel_values"], FIELDS),
+        (["a", "b", "c"], FIELDS[::2]),
+        ([*FIELDS, "labels"], FIELDS),
+    ],
+)
+def test_inputs_that_nothing_feeds_are_refused(found, fields):
+    with pytest.raises(Refused, match="nothing feeds the input"):
+        foreign.map_inputs(found, fields)
+
+
+@pytest.mark.parametrize(
+    ("task", "axes", "mapping"),
+    [
+        ("embedding", {"last_hidden_state": 3}, {"last_hidden_state": "last_hidden_state"}),
+        ("embedding", {"last_hidden_state": 3, "pooler_output": 2}, {"last_hidden_state": "last_hidden_state"}),
+        ("embedding", {"token_embeddings": 3, "sentence_embedding": 2}, {"sentence_embedding": "sentence_embedding"}),
+        ("embedding", {"1234": 3}, {"1234": "last_hidden_state"}),
+        ("embedding", {"1234": 3, "5678": 2}, {"1234": "last_hidden_state"}),
+        ("embedding", {"5678": 2}, {"5678": "sentence_embedding"}),
+        ("rerank", {"output_0": 2}, {"output_0": "logits"}),
+        ("rerank", {"score": 1}, {"score": "logits"}),
+        ("rerank", {"hidden": 3, "x": 2}, {"x": "logits"}),
+        ("question-answering", {"end": 2, "start": 2}, {"end": "end_logits", "start": "start_logits"}),
+    ],
+)
+def test_outputs_are_mapped(task, axes, mapping):
+    assert foreign.map_outputs(axes, tasks.TASKS[task]) == mapping
+
+
+@pytest.mark.parametrize(
+    ("task", "axes"),
+    [
+        ("embedding", {"a": 3, "b": 3}),
+        ("embedding", {"a": 2, "b": 2}),
+        ("rerank", {"last_hidden_state": 3}),
+        ("question-answering", {"a": 2, "b": 2}),
+        ("question-answering", {"start": 2}),
+    ],
+)
+def test_outputs_that_cannot_be_told_apart_are_refused(task, axes):
+    with pytest.raises(Refused, match=r"no output can be told to be .*; export it with --task"):
+        foreign.map_outputs(axes, tasks.TASKS[task])
+
+
+# -------------------------------------------------------------------------------- through the gate
+
+
+@pytest.fixture(scope="session")
+def plain(shop):
+    """The shop's plain export, as somebody else would hand it over."""
+    _, house, _ = shop
+    for one in (house.store / "artifacts").iterdir():
+        recipe = json.loads((one / "manifest.json").read_text())["recipe"]
+        if recipe["run"] == "fixtures.export:export_onnx":
+            return one
+    raise AssertionError("no plain export in the store")
+
+
+@pytest.fixture
+def handed(plain, tmp_path):
+    """A copy of it that may be changed."""
+    shutil.copytree(plain, tmp_path / "handed")
+    (tmp_path / "handed" / "manifest.json").unlink()
+    return tmp_path / "handed"
+
+
+def changed(folder, change, **options):
+    model = onnx.load(folder / "model.onnx")
+    change(model)
+    onnx.save_model(model, folder / "model.onnx", **options)
+
+
+def renamed(model):
+    names = {
+        "input_ids": "ids",
+        "attention_mask": "input_mask",
+        "token_type_ids": "segment_ids",
+        "last_hidden_state": "1234",
+    }
+    for node in model.graph.node:
+        for parts in (node.input, node.output):
+            for place, name in enumerate(parts):
+                parts[place] = names.get(name, name)
+    for value in (*model.graph.input, *model.graph.output):
+        value.name = names[value.name]
+
+
+def pooled(model, normalize=True):
+    """The graph pools and normalises, as sentence-transformers exports do; the token embeddings stay an output."""
+    node, add = helper.make_node, model.graph.node.append
+    model.graph.initializer.extend(
+        [numpy_helper.from_array(np.array([axis]), f"axis {axis}") for axis in (1, 2)]
+        + [numpy_helper.from_array(np.array(1e-12, np.float32), "little")]
+    )
+    add(node("Cast", ["attention_mask"], ["float mask"], to=TensorProto.FLOAT))
+    add(node("Unsqueeze", ["float mask", "axis 2"], ["column"]))
+    add(node("Mul", ["last_hidden_state", "column"], ["masked"]))
+    add(node("ReduceSum", ["masked", "axis 1"], ["sum"], keepdims=0))
+    add(node("ReduceSum", ["float mask", "axis 1"], ["tokens"], keepdims=1))
+    add(node("Max", ["tokens", "little"], ["count"]))  # of a row without tokens
+    add(node("Div", ["sum", "count"], ["mean"]))
+    add(node("ReduceL2", ["mean", "axis 1"], ["norm"], keepdims=1))
+    add(node("Max", ["norm", "little"], ["some norm"]))
+    add(node("Div", ["mean", "some norm"] if normalize else ["mean", "one"], ["sentence_embedding"]))
+    if not normalize:
+        model.graph.initializer.append(numpy_helper.from_array(np.array(1, np.float32), "one"))
+    model.graph.output.append(helper.make_tensor_value_info("sentence_embedding", TensorProto.FLOAT, ["batch", 32]))
+
+
+def narrow(model):
+    for one in model.graph.input:
+        one.type.tensor_type.elem_type = TensorProto.INT32
+    for one in list(model.graph.input):
+        for node in model.graph.node:
+            for place, name in enumerate(node.input):
+                if name == one.name:
+                    node.input[place] = f"{one.name} wide"
+        model.graph.node.insert(0, helper.make_node("Cast", [one.name], [f"{one.name} wide"], to=TensorProto.INT64))
+
+
+def result(house, variant="plain"):
+    (found,) = [one for one in house.gate()["models"][0]["variants"] if one["variant"] == variant]
+    return found
+
+
+def test_ready_made_folder_scores_like_the_reference_and_imports_no_framework(shop, handed):
+    """The approved reference is there, so that PyTorch is not; names, data and extra outputs may be others."""
+    _, house, _ = shop
+    changed(handed, renamed, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    done = house.run(f"--artifact=bert:plain={handed}")
+    assert done.returncode == 0, done.text
+    assert not done.heavy - {"transformers"}, "PyTorch was imported"
+    said = result(house)
+    assert said["status"] == "unbaselined"
+    assert "the approved scores are of exportgate's own export, and this is a ready-made file" in said["reason"]
+    assert said["closeness"]["max_abs_error"] < 1e-5
+    assert "inputs ids as input_ids, input_mask as attention_mask, segment_ids as token_type_ids" in said["ready_made"]
+    assert "outputs 1234 as last_hidden_state" in said["ready_made"]
+    assert "ids as input_ids" in done.text, "the terminal shows the mapping"
+    assert "Ready-made files" in (house.report / "gate.md").read_text()
+
+
+def test_single_file_is_judged_with_the_checkpoints_tokenizer(shop, handed):
+    _, house, _ = shop
+    changed(handed, pooled)
+    for file in handed.iterdir():
+        if file.name != "model.onnx":
+            file.unlink()
+    done = house.run(f"--artifact=bert:plain={handed / 'model.onnx'}", suite="suites/conformance")
+    assert done.returncode == 0, done.text
+    assert "scored by its own pooled output sentence_embedding" in result(house)["ready_made"]
+    assert "extra outputs, not judged: last_hidden_state" in result(house)["ready_made"]
+
+
+def test_narrow_integers_are_cast_and_remarked_on(shop, handed):
+    _, house, _ = shop
+    changed(handed, narrow)
+    done = house.run(f"--artifact=bert:plain={handed}", suite="suites/conformance/test_contract.py")
+    assert done.returncode == 0, done.text
+    said = result(house)["checks"]["inputs_are_what_the_tokenizer_makes"]["text"]
+    assert said == "whoever runs it has to cast to int32: input_ids, attention_mask, token_type_ids"
+    done = house.run(f"--artifact=bert:plain={handed}")
+    assert done.returncode == 0, done.text
+
+
+def test_worse_file_breaks_its_ceiling(shop, handed):
+    _, house, _ = shop
+    changed(handed, lambda model: pooled(model, normalize=False))
+    done = house.run(f"--artifact=bert:plain={handed}")
+    assert done.returncode == 1, done.text
+    assert house.gate()["failures"][0]["check"] == "scores_stay_within_ceiling"
+    assert f"--artifact=bert:plain={handed}" in house.gate()["failures"][0]["message"]
+
+
+def test_other_tokenizer_is_seen(shop, handed):
+    """test_shipped_tokenizer_is_the_checkpoints fails where what lies beside the file makes other tokens."""
+    _, house, _ = shop
+    backend = tokenizers.Tokenizer.from_file(str(handed / "tokenizer.json"))
+    backend.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=False)
+    backend.save(str(handed / "tokenizer.json"))
+    config = json.loads((handed / "tokenizer_config.json").read_text())
+    (handed / "tokenizer_config.json").write_text(json.dumps(config | {"do_lower_case": False}))
+    done = house.run(f"--artifact=bert:plain={handed}", suite="suites/conformance/test_tokenizer.py")
+    assert done.returncode == 1, done.text
+    (failure,) = house.gate()["failures"]
+    assert failure["check"] == "shipped_tokenizer_is_the_checkpoints"
+    assert "probes have other token ids than the checkpoint makes" in failure["message"]
+
+
+def test_other_padding_of_the_tokenizer_is_seen(shop, handed):
+    _, house, _ = shop
+    config = json.loads((handed / "tokenizer_config.json").read_text())
+    (handed / "tokenizer_config.json").write_text(json.dumps(config | {"padding_side": "left"}))
+    done = house.run(f"--artifact=bert:plain={handed}", suite="suites/conformance/test_tokenizer.py")
+    assert done.returncode == 1, done.text
+    assert "padding_side: right -> left" in house.gate()["failures"][0]["message"]
+
+
+def grown(model):
+    table = next(one for one in model.graph.initializer if one.name.endswith("word_embeddings.weight"))
+    rows = numpy_helper.to_array(table)
+    table.CopyFrom(numpy_helper.from_array(np.vstack([rows] * 3), table.name))
+
+
+def shrunk(model):
+    table = next(one for one in model.graph.initializer if one.name.endswith("word_embeddings.weight"))
+    table.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(table)[:500], table.name))
+
+
+def padded(model):
+    table = next(one for one in model.graph.initializer if one.name.endswith("word_embeddings.weight"))
+    rows = numpy_helper.to_array(table)
+    more = -len(rows) % foreign.PADDED_TO
+    table.CopyFrom(numpy_helper.from_array(np.pad(rows, ((0, more), (0, 0))), table.name))
+
+
+def old(model):
+    model.opset_import[0].version = 6
+
+
+def beyond(model):
+    model.opset_import[0].version = 999
+
+
+def unfed(model):
+    model.graph.input.append(helper.make_tensor_value_info("pixel_values", TensorProto.INT64, ["batch", "length"]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (grown, "embedding table has 3000 rows, and tokenizer and checkpoint know 1000 tokens"),
+        (shrunk, "embedding table has 500 rows, and the tokenizer 1000 tokens"),
+        (old, "opset 6 is older than 7"),
+        (beyond, "does not load it (opset 999)"),
+        (unfed, "nothing feeds the input pixel_values"),
+    ],
+)
+def test_what_would_be_judged_wrongly_is_refused(shop, handed, change, message):
+    _, house, _ = shop
+    changed(handed, change)
+    done = house.run(f"--artifact=bert:plain={handed}")
+    assert done.returncode == 1, done.text
+    failures = house.gate()["failures"]
+    assert len({one["message"].partition("\n")[0] for one in failures}) == 1
+    assert message in failures[0]["message"]
+    assert result(house)["status"] == "fail"
+
+
+def test_padded_embedding_table_is_accepted(shop, handed):
+    _, house, _ = shop
+    changed(handed, padded)
+    done = house.run(f"--artifact=bert:plain={handed}")
+    assert done.returncode == 0, done.text
+
+
+def without_tokenizer(folder):
+    for file in folder.iterdir():
+        if file.name != "model.onnx":
+            file.unlink()
+    return "holds no tokenizer"
+
+
+def without_data(folder):
+    changed(folder, lambda model: None, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    (folder / "weights.bin").unlink()
+    return "keeps weights in weights.bin, which is not there"
+
+
+def with_two_graphs(folder):
+    (folder / "model.onnx").rename(folder / "a.onnx")
+    shutil.copyfile(folder / "a.onnx", folder / "b.onnx")
+    return "holds a.onnx, b.onnx: name the one to judge"
+
+
+def without_graph(folder):
+    (folder / "model.onnx").unlink()
+    return "holds no .onnx file"
+
+
+def cut(folder):
+    content = (folder / "model.onnx").read_bytes()
+    (folder / "model.onnx").write_bytes(content[: len(content) // 2])
+    return "cannot be read as ONNX"
+
+
+def emptied(folder):
+    (folder / "model.onnx").write_bytes(b"")
+    return "holds no graph"
+
+
+@pytest.mark.parametrize("fault", [without_tokenizer, without_data, with_two_graphs, without_graph, cut, emptied])
+def test_what_is_no_whole_export_is_refused(shop, handed, fault):
+    _, house, _ = shop
+    message = fault(handed)
+    done = house.run(f"--artifact=bert:plain={handed}")
+    assert done.returncode == 1, done.text
+    assert message in house.gate()["failures"][0]["message"]
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("bert=/tmp", "--artifact: 'bert' is not of the form MODEL:VARIANT"),
+        ("bert:plain", "--artifact: 'bert:plain' is not of the form MODEL:VARIANT=PATH"),
+        ("none:plain=/tmp", "--artifact: 'none' is none of bert"),
+        ("bert:O9=/tmp", "--artifact: 'O9' is none of plain"),
+        ("bert:plain=/no/where", "--artifact: /no/where does not exist"),
+    ],
+)
+def test_wrong_artifact_is_a_usage_error(shop, option, message):
+    _, house, _ = shop
+    done = house.run(f"--artifact={option}")
+    assert done.returncode == 4, done.text
+    assert message in done.text
+
+
+def test_approved_ready_made_file_is_held_to_its_own_scores(shop, handed, plain):
+    """A drift that no ceiling sees is seen, once the file that was handed in is approved; the own export is
+    then no longer what was approved."""
+    _, house, _ = shop
+    kept = {file: file.read_bytes() for file in (house.baselines / "bert").iterdir()}
+    try:
+        done = house.run(f"--artifact=bert:plain={handed}", "--approve")
+        assert done.returncode == 0, done.text
+        done = house.run(f"--artifact=bert:plain={handed}")
+        assert done.returncode == 0, done.text
+        assert result(house)["status"] == "pass"
+        changed(handed, shifted)
+        done = house.run(f"--artifact=bert:plain={handed}")
+        assert done.returncode == 1, done.text
+        assert {one["check"] for one in house.gate()["failures"]} == {"scores_do_not_drift"}
+        done = house.run(*FEW)
+        assert done.returncode == 0, done.text
+        assert "of a ready-made file, and this is exportgate's own export" in result(house)["reason"]
+    finally:
+        for file in (house.baselines / "bert").iterdir():
+            file.unlink()
+        for file, content in kept.items():
+            file.write_bytes(content)
+
+
+def shifted(model):
+    bias = next(one for one in model.graph.initializer if one.name.endswith("output.LayerNorm.bias"))
+    values = numpy_helper.to_array(bias).copy()
+    values[0] += 3e-5
+    bias.CopyFrom(numpy_helper.from_array(values, bias.name))
+
+
+NO_TORCH = """
+import importlib.machinery
+
+found = importlib.machinery.PathFinder.find_spec
+importlib.machinery.PathFinder.find_spec = classmethod(
+    lambda cls, name, *rest: None if name.partition(".")[0] == "torch" else found(name, *rest)
+)
+"""
+
+
+def test_without_pytorch_a_ready_made_file_is_judged_and_the_rest_is_unsupported(shop, handed, tmp_path):
+    """Where PyTorch is not installed, in an empty store: scores are judged; what PyTorch would have to
+    answer is unsupported, and so is an export."""
+    _, house, _ = shop
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(NO_TORCH)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), str(ROOT)])}
+
+    def run(*options):
+        command = [
+            *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--baselines", str(house.baselines)),
+            *("--store", str(tmp_path / "store"), "--report", str(house.report), *options),
+        ]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    code, text = run("suites/accuracy", "suites/conformance", f"--artifact=bert:plain={handed}")
+    assert code == 0, text
+    assert result(house)["closeness"]["max_abs_error"] < 1e-5
+    assert result(house)["checks"]["scores_hold_under_mask[holes]"]["status"] == "unsupported"
+    code, text = run("suites/accuracy", "--variant=plain")
+    assert code == 0, text
+    code, text = run("suites/accuracy", "--variant=plain", "--require-all")
+    assert code == 1, text
+    assert "PyTorch is not installed" in text

@@ -1,0 +1,250 @@
+"""The change of meaning between two checkpoints: metrics, the probes that moved, and the gate for an update."""
+
+import json
+
+import numpy as np
+import pytest
+
+from fixtures import tasks, updates
+from fixtures.closeness import METRICS, Layout
+from suites.meta.house import EMBEDDER, FEW, LOOSE, House
+
+RANDOM = np.random.default_rng(4)
+NONE = Layout(np.full(12, 5), [None] * 12, [None] * 12)
+LISTS = Layout(np.full(12, 5), ["a"] * 6 + ["b"] * 6, [0, 1, 2, 3, 0, 0] * 2)
+EMBEDDED = RANDOM.standard_normal((12, 8))
+LOGITS = RANDOM.standard_normal(12)
+LABELLED = RANDOM.standard_normal((12, 3))
+
+
+def test_every_task_has_limits_for_its_updates():
+    for task in tasks.TASKS.values():
+        assert set(task.update.metrics) <= METRICS.keys()
+        assert set(task.update.metrics) <= updates.DEFAULTS.keys()
+
+
+@pytest.mark.parametrize(
+    ("kind", "scores"),
+    [(updates.EMBEDDINGS, EMBEDDED), (updates.RERANK, LOGITS), (updates.LABELS, LABELLED)],
+)
+def test_nothing_moves_where_nothing_changed(kind, scores):
+    found = kind.measure(scores, scores.copy(), LISTS)
+    assert set(found.metrics) == set(kind.metrics)
+    assert not [name for name, value in found.metrics.items() if METRICS[name].breaks(value, perfect(name))]
+
+
+def perfect(name):
+    return 1e-12 if METRICS[name].bound == "max" else 1 - 1e-12
+
+
+def test_rotation_and_another_width_change_no_meaning_of_embeddings():
+    turned = EMBEDDED @ np.linalg.qr(RANDOM.standard_normal((8, 8)))[0]
+    wider = np.hstack([turned, np.zeros((12, 4))])
+    found = updates.embeddings(EMBEDDED, wider, NONE)
+    assert found.metrics["max_similarity_change"] < 1e-9
+    assert found.metrics["neighbour_order_flips"] == 0
+
+
+def test_one_text_that_moved_is_the_one_that_is_listed():
+    moved = EMBEDDED.copy()
+    moved[3] = moved[7]
+    found = updates.embeddings(EMBEDDED, moved, NONE)
+    assert found.moves[0].rows.count(3) == 1
+    similarity = updates.closeness.similarities(EMBEDDED)
+    assert found.moves[0].before == f"cosine {similarity[found.moves[0].rows]:.3f}"
+    assert found.metrics["max_similarity_change"] == pytest.approx(
+        np.abs(similarity - updates.closeness.similarities(moved)).max()
+    )
+
+
+def test_order_flips_count_decided_comparisons_only():
+    """Of three texts on a line, the middle one is nearer to the first, and afterwards to the last."""
+    before = np.array([[1.0, 0.9, 0.1], [0.9, 1.0, 0.2], [0.1, 0.2, 1.0]])
+    after = np.array([[1.0, 0.1, 0.9], [0.1, 1.0, 0.2], [0.9, 0.2, 1.0]])
+    # Decided: of the first, 0.9 against 0.1 (turns round); of the second, 0.9 against 0.2 (turns round);
+    # of the third, 0.1 against 0.2 is closer than half the deviation of (0.9, 0.1, 0.2), which is 0.18.
+    assert updates._neighbour_order_flips(before, after) == 1.0
+    assert updates._neighbour_order_flips(before, before) == 0.0
+
+
+def test_monotonous_change_keeps_order_and_moves_thresholds():
+    found = updates.rerank(LOGITS, LOGITS * 2 + 3, LISTS)
+    assert found.metrics["kendall_tau"] == 1
+    assert found.metrics["top1_agreement"] == 1
+    assert found.metrics["max_threshold_shift"] == pytest.approx(np.abs(LOGITS + 3).max())
+
+
+def test_threshold_shift_is_that_of_the_sorted_logits():
+    """Swapping two passages' logits moves no threshold at all, though order turns round."""
+    swapped = LOGITS.copy()
+    swapped[[0, 1]] = swapped[[1, 0]]
+    found = updates.rerank(LOGITS, swapped, LISTS)
+    assert found.metrics["max_threshold_shift"] == 0
+    assert found.metrics["kendall_tau"] < 1
+    assert {found.moves[0].rows, found.moves[1].rows} == {(0,), (1,)}
+
+
+def test_flipped_labels_are_listed_first():
+    new = LABELLED + 0.5  # no probability moves
+    best = new[5].argmax()
+    new[5, (best + 1) % 3] = new[5, best] + 0.01
+    found = updates.labels(LABELLED, new, NONE)
+    assert found.metrics["argmax_agreement"] == pytest.approx(11 / 12)
+    assert found.moves[0].rows == (5,)
+    assert found.moves[0].before.startswith(f"label {best} ")
+    assert found.moves[0].after.startswith(f"label {(best + 1) % 3} ")
+
+
+def test_spans_and_token_labels_are_counted_by_probe():
+    layout = Layout(np.array([4, 3]), [None] * 2, [None] * 2)
+    before = np.zeros((7, 2))
+    before[[1, 5]] = 5
+    after = before.copy()
+    after[5] = 0
+    after[6] = 5
+    found = updates.spans(before, after, layout)
+    assert found.metrics == {"span_agreement": 0.5}
+    assert found.moves[0] == updates.Move((1,), "tokens 1-1", "2-2")
+    tokens = updates.labels(before - [0, 1], after - [0, 1], layout)
+    assert tokens.moves[0].rows in ((0,), (1,))
+    assert "labels" in tokens.moves[0].before
+
+
+@pytest.mark.parametrize(
+    ("kind", "approved", "new", "reason"),
+    [
+        (updates.SPANS, np.zeros((7, 2)), np.zeros((8, 2)), "only checkpoints whose tokenizers agree"),
+        (updates.EMBEDDINGS, EMBEDDED, np.full_like(EMBEDDED, np.nan), "not finite"),
+        (updates.RERANK, LOGITS, np.full_like(LOGITS, np.inf), "not finite"),
+    ],
+)
+def test_what_cannot_be_measured_says_why(kind, approved, new, reason):
+    found = kind.measure(approved, new, LISTS)
+    assert not found.metrics
+    assert reason in found.reason
+
+
+# -------------------------------------------------------------------------------- through the gate
+
+
+def test_candidate_that_is_the_approved_checkpoint_has_nothing_to_do(shop):
+    folder, house, digest = shop
+    done = house.run(f"--candidate=bert={folder / 'first'}")
+    assert done.returncode == 0, done.text
+    assert "nothing to do: the candidate is the approved checkpoint" in done.text
+    assert digest in house.gate()["models"][0]["recommendation"]
+    assert house.gate()["verdict"] == "pass"
+    assert not done.heavy
+
+
+def test_candidate_that_means_the_same_passes(shop):
+    folder, house, _ = shop
+    done = house.run(f"--candidate=bert={folder / 'near'}", *FEW, "--require-all")
+    assert done.returncode == 0, done.text
+    assert house.statuses() == {"plain": "pass", "quantized": "pass"}
+    update = house.gate()["models"][0]["update"]
+    assert 0 < update["max_similarity_change"] < updates.DEFAULTS["max_similarity_change"]
+    assert len(house.gate()["models"][0]["moved"]) == updates.SHOWN
+
+
+def test_candidate_that_means_something_else_fails_and_says_what_moved(shop):
+    folder, house, _ = shop
+    done = house.run(f"--candidate=bert={folder / 'far'}", *FEW)
+    assert done.returncode == 1, done.text
+    (failure,) = house.gate()["failures"]
+    assert failure["check"] == "update_keeps_its_meaning"
+    assert "moved most, before -> after:" in failure["message"]
+    assert failure["message"].count("cosine ") >= updates.SHOWN
+    assert f"--candidate=bert={folder / 'far'}" in failure["message"]
+    page = (house.report / "gate.md").read_text()
+    assert "Change of meaning of bert" in page
+    assert "Probes that moved most of bert" in page
+
+
+def test_update_limits_are_those_of_model_toml(shop, tmp_path):
+    """The same candidate fails where nothing is allowed, and passes where everything is."""
+    folder, house, _ = shop
+    text = (house.baselines / "bert" / "model.toml").read_text()
+    try:
+        (house.baselines / "bert" / "model.toml").write_text(text + "[update]\nmax_similarity_change = 1e-9\n")
+        done = house.run(f"--candidate=bert={folder / 'near'}", *FEW)
+        assert done.returncode == 1, done.text
+        assert "max_similarity_change" in house.gate()["failures"][0]["message"]
+    finally:
+        (house.baselines / "bert" / "model.toml").write_text(text)
+
+
+def test_approved_candidate_is_the_baseline(shop):
+    """model.toml, reference, tier and pins change together; afterwards the plain run passes, and the old
+    checkpoint stands in the history."""
+    folder, house, digest = shop
+    kept = {file: file.read_bytes() for file in (house.baselines / "bert").iterdir()}
+    done = house.run(f"--candidate=bert={folder / 'far'}", *FEW, "--approve")
+    assert done.returncode == 0, done.text
+    text = (house.baselines / "bert" / "model.toml").read_text()
+    assert "# a remark that stays" in text
+    assert 'source = "path:../../far"' in text
+    reference = json.loads((house.baselines / "bert" / "reference.json").read_text())
+    assert [one["digest"] for one in reference["history"]] == [digest]
+    assert reference["provenance"]["digest"] in text
+    done = house.run(*FEW)
+    assert done.returncode == 0, done.text
+    assert house.statuses() == {"plain": "pass", "quantized": "pass"}
+    for file in (house.baselines / "bert").iterdir():
+        file.unlink()
+    for file, content in kept.items():
+        file.write_bytes(content)
+
+
+def test_failed_candidate_is_not_approved(shop, tmp_path):
+    folder, house, _ = shop
+    before = {file.name: file.read_bytes() for file in (house.baselines / "bert").iterdir()}
+    text = before["model.toml"].decode()
+    (house.baselines / "bert" / "model.toml").write_text(text + "[ceilings.fp32]\nmax_abs_error = 0\n")
+    try:
+        done = house.run(f"--candidate=bert={folder / 'far'}", *FEW, "--approve")
+    finally:
+        (house.baselines / "bert" / "model.toml").write_text(text)
+    assert done.returncode == 1, done.text
+    assert "NOT APPROVED bert" in done.text
+    assert {file.name: file.read_bytes() for file in (house.baselines / "bert").iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--candidate=bert"], "--candidate: 'bert' is not of the form MODEL=PATH"),
+        (["--candidate=none=/tmp"], "--candidate: 'none' is none of bert, fresh"),
+        (["--candidate=bert=/no/where"], "--candidate: bert: the checkpoint folder /no/where does not exist"),
+        (["--candidate=bert=a", "--candidate=bert=b"], "--candidate: bert is given twice"),
+        (["--candidate=fresh=seeded:bert@3"], "--candidate: fresh has no approved reference"),
+        (["--candidate=bert=/tmp", "--model=fresh"], "--model: leaves out bert"),
+    ],
+)
+def test_wrong_candidate_is_a_usage_error(shop, options, message):
+    _, house, _ = shop
+    folder = house.add("fresh", EMBEDDER + LOOSE)
+    try:
+        done = house.run(*options)
+    finally:
+        (folder / "model.toml").unlink()
+        folder.rmdir()
+    assert done.returncode == 4, done.text
+    assert message in done.text
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("recall = 1", "update.recall: the metrics of an update of task embedding are max_similarity_change"),
+        ("topk_overlap = nan", "update.topk_overlap: nan is no limit"),
+        ('topk_overlap = "half"', "Expected `float`"),
+    ],
+)
+def test_wrong_update_limit_names_file_and_key(tmp_path, line, message):
+    house = House(tmp_path, tmp_path / "store")
+    house.add("tiny", EMBEDDER + f"[update]\n{line}\n")
+    done = house.run()
+    assert done.returncode == 4, done.text
+    assert message in done.text
+    assert "model.toml:" in done.text
