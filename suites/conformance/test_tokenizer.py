@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from fixtures import probes
 from fixtures.gate import inapplicable
 
 
@@ -10,7 +11,11 @@ def fields_of(encoded):
     return encoded.fields | {"offsets": encoded.offsets}
 
 
-def same_tokens(subject, expected, found, source, name="input_ids"):
+def each(encoded):
+    return np.split(encoded.fields["input_ids"], encoded.offsets[1:-1])
+
+
+def same_tokens(subject, expected, found, source, name="input_ids", note=""):
     """Fail if one of two sets of tokens, each name -> (total tokens,) and `offsets`, differs from the other."""
     then, now = (np.split(one[name], one["offsets"][1:-1]) for one in (expected, found))
     wrong = [index for index, (a, b) in enumerate(zip(now, then, strict=True)) if not np.array_equal(a, b)]
@@ -18,7 +23,7 @@ def same_tokens(subject, expected, found, source, name="input_ids"):
         first, what = wrong[0], "token ids" if name == "input_ids" else name
         pytest.fail(
             f"{subject.name}: {len(wrong)} of {len(now)} probes have other {what} than {source}\n"
-            f"  {subject.describe(first)}\n  expected {then[first][:24]}\n  now      {now[first][:24]}",
+            f"  {subject.describe(first)}\n  expected {then[first][:24]}\n  now      {now[first][:24]}{note}",
             pytrace=False,
         )
 
@@ -54,16 +59,32 @@ def test_shipped_tokenizer_is_the_checkpoints(case):
     if not case.ready_made or not case.ready_made.tokenizer:
         inapplicable("no tokenizer came with it")
     own, shipped = case.subject.encoded, case.encoded
-    for name in sorted(own.fields, key=lambda name: name != "input_ids"):
-        if name in shipped.fields:
-            same_tokens(case.subject, fields_of(own), fields_of(shipped), "the checkpoint makes", name)
+    changes = probes.tokenizer_changes(case.subject.tokenizer, case.tokenizer)
+    note = f"\n  its tokenizer.json differs: {'; '.join(changes) or 'in nothing, so that its settings do'}"
     settings = {"padding id": (own.pad, shipped.pad)} | {
         key: (value, shipped.extra["tokenizer"].get(key)) for key, value in own.extra["tokenizer"].items()
     }
     changed = [f"{key}: {ours} -> {theirs}" for key, (ours, theirs) in settings.items() if ours != theirs]
-    assert not changed, (
-        f"{case}: the tokenizer beside it has other settings than the checkpoint's: {'; '.join(changed)}"
-    )
+    if changed:
+        note += f"\n  its settings differ: {'; '.join(changed)}"
+    for name in sorted(own.fields, key=lambda name: name != "input_ids"):
+        if name in shipped.fields:
+            same_tokens(case.subject, fields_of(own), fields_of(shipped), "the checkpoint makes", name, note)
+    # Pairs are of few scripts: their tokenizer is tried on the texts too.
+    texts = [(one.text, None) for one in probes.TEXTS]
+    wrong = [
+        row[0]
+        for row, expected, found in zip(texts, *(each(one.encode(texts)) for one in (case.subject, case)), strict=True)
+        if not np.array_equal(expected, found)
+    ]
+    if wrong:
+        pytest.fail(
+            f"{case}: {len(wrong)} of {len(texts)} texts have other token ids than the checkpoint makes\n"
+            f"  {wrong[0][:100]!r}{note}",
+            pytrace=False,
+        )
+    if changed:
+        pytest.fail(f"{case}: the tokenizer beside it has other settings than the checkpoint's{note}", pytrace=False)
 
 
 def test_slow_and_fast_tokenizer_agree(subject):

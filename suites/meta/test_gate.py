@@ -80,6 +80,26 @@ def test_variant_with_one_perturbed_weight_fails(approved, tmp_path):
     message = house.gate()["failures"][-1]["message"]
     for part in ("tiny quantized", "max_abs_error", "tolerance", "worst probe", "reproduce: tox run -e gate"):
         assert part in message
+    assert "moved by: the ONNX file is another than the approved one, so that what made it moved it" in message
+
+
+def test_moved_scores_of_the_same_file_name_what_runs_it(approved):
+    """The stored scores and the stored version of ONNX Runtime are others, and the file is not."""
+    file = next(approved.baselines.glob("tiny/[!rc]*.json"))
+    content = json.loads(file.read_text())
+    for one in content["variants"].values():
+        one["provenance"]["versions"] |= {"onnxruntime": "1.32.999", "torch": "2.0.0"}
+    file.write_text(json.dumps(content))
+    move_stored_scores(file.parent, file.name, 1e-2)
+    done = approved.run()
+    assert done.returncode == 1, done.text
+    (failure,) = approved.gate()["failures"]
+    assert failure["check"] == "scores_do_not_drift"
+    said = failure["message"].partition("moved by: ")[2].partition("\n")[0]
+    assert said.startswith(
+        "the ONNX file is byte for byte the approved one, so that what runs it moved it: onnxruntime"
+    )
+    assert "torch" not in said
 
 
 def test_broken_ceiling_fails_and_is_not_approved(house):
