@@ -1,0 +1,115 @@
+"""One table of what library versions change, from small results."""
+
+import json
+
+import msgspec
+import pytest
+from rich.console import Console
+
+from fixtures.report import results, upgrade
+from fixtures.report.results import FAIL, Failure, ModelResult, Results, VariantResult
+
+REAL = {"1.20": "1.20.1", "1.23": "1.23.2", "1.27": "1.27.0", "newest": "1.32.0"}
+
+
+def found(ort, transformers):
+    """What a gate would find: int8 moves with ONNX Runtime, PyTorch and the file with Transformers."""
+    older = 0.0 if transformers == "newest" else 2e-5
+    moved = {"1.20": 0.05, "1.23": 0.003, "1.27": 0.003, "newest": 0.0}[ort]
+    variants = [
+        VariantResult("plain", drift={"max_abs_error": older}, graph=f"file of {transformers}"),
+        VariantResult(
+            "quantized", drift={"max_abs_error": moved}, graph="one file", status=FAIL if moved > 0.01 else "pass"
+        ),
+        VariantResult("O4", status=results.UNSUPPORTED),
+    ]
+    model = ModelResult("tiny", "sha256:1", "embedding", reference_drift={"max_abs_error": older}, variants=variants)
+    failures = [Failure("tiny", "quantized", "scores_do_not_drift", "too far")] if moved > 0.01 else []
+    versions = {"onnxruntime": REAL[ort], "transformers": "4.48.3" if transformers == "4.48" else "4.57.6"}
+    return Results({}, versions, [model], failures, FAIL if failures else "pass")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for ort in upgrade.AXES["onnxruntime"]:
+        for transformers in upgrade.AXES["transformers"]:
+            place = tmp_path / upgrade.NAME.format(onnxruntime=ort, transformers=transformers)
+            place.mkdir()
+            (place / "gate.json").write_bytes(msgspec.json.encode(found(ort, transformers)))
+    return tmp_path
+
+
+def shown(folder):
+    console = Console(width=160, record=True)
+    with console.capture() as captured:
+        upgrade.show(upgrade.read(folder), console)
+    return captured.get()
+
+
+def test_every_pair_is_a_column_in_order(folder):
+    pairs = upgrade.read(folder)
+    assert [tuple(pair.versions.values()) for pair in pairs][::7] == [("1.20", "4.48"), ("newest", "newest")]
+    assert len(pairs) == 8
+    table = upgrade.rows(pairs)
+    assert list(table) == [("tiny", "PyTorch"), ("tiny", "plain"), ("tiny", "quantized")]
+    assert [str(cell) for cell in table["tiny", "quantized"]] == ["0.05 FAIL"] * 2 + ["0.003"] * 4 + ["0"] * 2
+    assert "1.20.1" in shown(folder)
+    assert "0.05 FAIL" in shown(folder)
+
+
+def test_each_library_is_told_what_it_moves(folder):
+    told = list(upgrade.attribution(upgrade.read(folder)))
+    assert told == [
+        "tiny PyTorch: onnxruntime (1.20 0; 1.23 0; 1.27 0), transformers (4.48 2e-5)",
+        "tiny plain: onnxruntime (1.20 0 by the same file; 1.23 0 by the same file; 1.27 0 by the same file), "
+        "transformers (4.48 2e-5)",
+        "tiny quantized: onnxruntime (1.20 0.05 by the same file, too far; 1.23 0.003 by the same file; 1.27 0.003 by "
+        "the same file), transformers (4.48 0 by the same file)",
+    ]
+
+
+def test_a_pair_that_moved_too_far_ends_red(folder, capsys):
+    assert upgrade.main(folder) == 1
+    assert "| tiny | quantized | 0.05 FAIL |" in (folder / "upgrade.md").read_text()
+    content = json.loads((folder / "upgrade.json").read_text())
+    assert content[0]["moved"]["tiny quantized"] == 0.05
+    for ort in ("4.48", "newest"):
+        file = folder / upgrade.NAME.format(onnxruntime="1.20", transformers=ort) / "gate.json"
+        file.write_bytes(msgspec.json.encode(found("1.23", ort)))
+    assert upgrade.main(folder) == 0
+    capsys.readouterr()
+
+
+def test_a_pair_that_did_not_run_is_there_with_its_reason(folder, capsys):
+    name = upgrade.NAME.format(onnxruntime="1.23", transformers="4.48")
+    (folder / name / "gate.json").unlink()
+    said = "Looking\nERROR: No matching distribution found for onnxruntime==1.23.*\n"
+    tox = {"testenvs": {name: {"setup": [{"retcode": 1, "output": said}]}}}
+    (folder / "tox.json").write_text(json.dumps(tox))
+    assert upgrade.main(folder) == 1
+    page = (folder / "upgrade.md").read_text()
+    assert "onnxruntime 1.23, transformers 4.48: ERROR: No matching distribution found for onnxruntime==1.23.*" in page
+    assert "| 0.05 FAIL | 0.05 FAIL | - | 0.003 |" in page
+    (folder / "tox.json").unlink()
+    assert upgrade.read(folder)[2].reason == upgrade.DID_NOT_RUN
+    assert "1.23" in capsys.readouterr().out
+
+
+def test_without_the_newest_pair_nothing_is_attributed(folder):
+    (folder / upgrade.NAME.format(onnxruntime="newest", transformers="newest") / "gate.json").unlink()
+    assert all("nothing to tell" in line for line in upgrade.attribution(upgrade.read(folder)))
+
+
+def test_a_broken_report_is_a_reason(folder):
+    (folder / upgrade.NAME.format(onnxruntime="1.20", transformers="4.48") / "gate.json").write_text("{")
+    assert "cannot be read" in upgrade.read(folder)[0].reason
+
+
+def test_environments_of_tox_are_the_pairs():
+    """tox.ini spells the versions once more, as names of environments."""
+    from suites.meta.house import ROOT
+
+    text = (ROOT / "tox.ini").read_text()
+    axes = {"ort": upgrade.AXES["onnxruntime"], "transformers": upgrade.AXES["transformers"]}
+    spelled = "upgrade-" + "-".join(f"{name}{{{','.join(versions)}}}" for name, versions in axes.items())
+    assert f"[testenv:{spelled}]" in text
