@@ -6,13 +6,17 @@ tox run -e detection -- --variant O2  # fewer; writes nothing
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import shutil
+import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +26,7 @@ import tokenizers
 
 from fixtures import baselines, export, faults, hardware, models, probes, runtimes, store, tasks, variants
 from fixtures.faults import FAULT, FAULTS, Fault
-from suites.meta.house import House
+from suites.meta.house import ROOT, House
 
 MODELS = {
     "mean": 'task = "embedding"\nsource = "seeded:bert@7"\nmax_length = 64\npooling = "mean"\nnormalize = true\n',
@@ -307,3 +311,166 @@ class Laboratory:
             text = re.sub(rf"^{key} = .*\n", "", text, flags=re.MULTILINE)
             text = f"{key} = {json.dumps(value)}\n{text}"
         (to / "model.toml").write_text(text)
+
+
+# ------------------------------------------------------------------------------------ the document
+
+
+@dataclass(frozen=True)
+class Beside:
+    """How often a tool sees a fault, over the artifacts in which the fault matters."""
+
+    seen: int
+    asked: int
+
+    def __str__(self) -> str:
+        return f"{self.seen}/{self.asked}" if self.asked else "-"
+
+
+SIDE_BY_SIDE = ("plain", "O2", "quantized")
+"""Variants that the other tools are asked about: each takes its time."""
+
+
+def ask_rivals(task: tuple[Path, Path, Path, models.Settings, str]) -> dict[str, str]:
+    """Return rival -> what it says of one faulty artifact; nothing if it is content."""
+    from suites.meta.rivals import RIVALS
+
+    checkpoint, clean, faulty, settings, variant = task
+    return {one.name: one.judge(checkpoint, clean, faulty, settings, variant) for one in RIVALS}
+
+
+def document(laboratory: Laboratory, verdicts: list[Verdict], said: dict[int, dict[str, str]], sound: list[str]) -> str:
+    """Return docs/detection.md.
+
+    Args:
+        said: index of a verdict -> what the rivals say of its artifact.
+        sound: which rivals call which sound artifacts wrong, in words.
+    """
+    from suites.meta.rivals import RIVALS
+
+    matter = [one for one in verdicts if one.matters]
+    below = [one for one in verdicts if not one.matters]
+    chosen, alone, unseen = few_probes(verdicts)
+    machine = laboratory.machine
+    lines = [
+        "# Detection", "",
+        "Written by `tox run -e detection`: every fault of `fixtures/faults.py` is planted in tiny seeded models, the "
+        "faulty artifacts are handed to the gate with `--artifact`, and what a fault really does is measured on texts "
+        "that are no probes and on every id of the vocabulary. A fault matters where that exceeds the drift "
+        "tolerance of the variant.", "",
+        f"Machine: {machine.arch}, tier {machine.tier}. {len(FAULTS)} faults, {len(verdicts)} faulty artifacts of "
+        f"{len({(one.model) for one in verdicts})} models in {len(laboratory.variants)} variants.", "",
+        f"- {len(matter)} artifacts matter: {sum(bool(one.caught) for one in matter)} are caught by a right check, and "
+        f"{sum(one.named for one in matter)} with a message that names the probable cause.",
+        f"- {len(below)} do not; {sum(bool(one.failures) for one in below)} of them are red all the same.",
+        "", "## Side by side", "",
+        "The same files, where the fault matters: artifacts seen of artifacts asked, in "
+        f"{', '.join(SIDE_BY_SIDE)}; for exportgate, in all variants.", "",
+        _row("fault", "largest effect", "exportgate", *(one.name for one in RIVALS)),
+        _row("---", "---:", *["---:"] * (1 + len(RIVALS))),
+    ]  # fmt: skip
+    totals: dict[str, Beside] = {}
+    for fault in FAULTS:
+        own = [(index, one) for index, one in enumerate(verdicts) if one.fault == fault and one.matters]
+        if not own:
+            continue
+        cells = {"exportgate": Beside(sum(bool(one.caught) for _, one in own), len(own))}
+        for rival in RIVALS:
+            asked = [said[index][rival.name] for index, _ in own if index in said]
+            cells[rival.name] = Beside(sum(bool(words) for words in asked), len(asked))
+        for name, cell in cells.items():
+            before = totals.get(name, Beside(0, 0))
+            totals[name] = Beside(before.seen + cell.seen, before.asked + cell.asked)
+        lines.append(_row(fault.name, f"{max(one.effect for _, one in own):.2g}", *map(str, cells.values())))
+    lines.append(_row("**all**", "", *(str(one) for one in totals.values())))
+    lines += ["", "| tool | needs | misses |", "| --- | --- | --- |"]
+    lines += [_row(one.name, one.needs, one.misses) for one in RIVALS]
+    lines += [
+        _row("exportgate", "an approved baseline for drift; the checkpoint for weights and tokens",
+             "what is below the tolerance; what no probe, weight or operator shows: see below"),
+        "", "Sound artifacts that a tool calls wrong: " + ("; ".join(sound) or "none") + ".", "",
+        "## Below the tolerance", "",
+        "Faults that move scores by less than they may drift, and by how much of that. The largest of the artifacts "
+        "that do not matter.", "",
+        _row("fault", "share of the tolerance", "red all the same", "why"), _row("---", "---:", "---:", "---"),
+    ]  # fmt: skip
+    for fault in FAULTS:
+        own_below = [one for one in below if one.fault == fault]
+        if own_below:
+            share = max(one.effect / one.tolerance for one in own_below)
+            red = sum(bool(one.failures) for one in own_below)
+            lines.append(_row(fault.name, f"{share:.2g}", f"{red}/{len(own_below)}", fault.note))
+    lines += [
+        "", "## What the probes earn", "",
+        f"In `plain`, on {' and '.join(FIRST)}: of {sum(one.probes is not None and one.matters for one in verdicts)} "
+        "artifacts that matter, each probe of this list sees most of what those before it miss.", "",
+        _row("probe", "artifacts that it adds"), _row("---", "---:"),
+        *(_row(name, str(count)) for name, count in chosen),
+        "", "Seen by one probe alone: " + ("; ".join(f"{name}: {', '.join(those)}" for name, those in alone.items())
+            or "nothing") + ".", "",
+        "Seen by no probe: " + (", ".join(
+            f"{one.fault.name} ({one.model}; caught by {', '.join(one.caught) or 'nothing'})" for one in unseen
+        ) or "nothing") + ".",
+        "",
+    ]  # fmt: skip
+    missed = [one for one in matter if not one.named]
+    if missed:
+        lines += ["## Not caught, or not named", "", *(f"- {one}" for one in missed), ""]
+    return "\n".join(lines)
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variant", action="append", help="only this variant (repeatable); nothing is written")
+    parser.add_argument("--fault", action="append", choices=FAULT, help="only this fault (repeatable); nothing written")
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="exportgate-") as folder:
+        laboratory = Laboratory(Path(folder), chosen.variant or ())
+        laboratory.prepare()
+        verdicts = laboratory.judge(laboratory.rows([FAULT[name] for name in chosen.fault or FAULT]))
+        for one in verdicts:
+            mark = "named" if one.named else "caught" if one.caught else "MISSED" if one.matters else "below"
+            print(f"{mark:7} {one.fault.name:36} {one.model:8} {one.variant:22} {one.effect / one.tolerance:9.2g}")
+        missed = [one for one in verdicts if one.matters and not one.named]
+        for one in missed:
+            print(one)
+        if not (chosen.variant or chosen.fault):
+            asked = {
+                index: one
+                for index, one in enumerate(verdicts)
+                if one.matters and one.variant in SIDE_BY_SIDE and not one.fault.settings(settings_of(one.model))
+            }
+            tasks_of = [
+                (laboratory.checkpoints[one.model], laboratory.clean[one.model][one.variant], Path(one.folder),
+                 settings_of(one.model), one.variant)
+                for one in asked.values()
+            ]  # fmt: skip
+            cleans = [
+                (laboratory.checkpoints[model], laboratory.clean[model][variant], laboratory.clean[model][variant],
+                 settings_of(model), variant)
+                for model in MODELS
+                for variant in SIDE_BY_SIDE
+            ]  # fmt: skip
+            with ProcessPoolExecutor(laboratory.machine.threads, get_context("spawn")) as pool:
+                said = dict(zip(asked, pool.map(ask_rivals, tasks_of, chunksize=8), strict=True))
+                clean = list(pool.map(ask_rivals, cleans))
+            sound = [
+                f"{rival}: {task[1].parent.name} {task[4]}"
+                for task, words in zip(cleans, clean, strict=True)
+                for rival, told in words.items()
+                if told
+            ]
+            (ROOT / "docs").mkdir(exist_ok=True)
+            (ROOT / "docs" / "detection.md").write_text(document(laboratory, verdicts, said, sound))
+        matter = [one for one in verdicts if one.matters]
+        print(f"{len(matter)} faulty artifacts matter: {sum(bool(one.caught) for one in matter)} caught, "
+              f"{sum(one.named for one in matter)} with their probable cause")  # fmt: skip
+    return bool(missed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

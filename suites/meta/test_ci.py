@@ -1,0 +1,273 @@
+"""The CI recipes: the commands in the YAML files, run with what GitHub and GitLab would give them."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from suites.meta.house import FEW, ROOT
+
+ACTION = ".github/actions/gate/action.yml"
+WORKFLOW = ".github/workflows/exportgate.yml"
+PRE_MERGE = ".github/workflows/pre-merge.yml"
+GITLAB = ".gitlab/exportgate.yml"
+SHELLS = {"bash": ("bash", "--noprofile", "--norc", "-eo", "pipefail"), "python": (sys.executable,)}
+OPTIONS = "\n".join(("suites/accuracy", "-p", "no:cacheprovider", *FEW))
+TOX = """[ "$1 $2 $3 $4" = "run -e gate --" ] || exit 99
+shift 4
+exec "$PYTHON" -m pytest -c pyproject.toml -p fixtures.options "$@"
+"""
+PIP = '[ "$1 $2 $3" = "-m pip install" ] || exit 99'
+BROKEN = "[ceilings.plain]\nmax_abs_error = 0\n"
+
+
+def read(name):
+    # Every value as it is written: YAML would take `on` for a truth value.
+    return yaml.load((ROOT / name).read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+
+
+class Workplace:
+    """A checkout with models, and a machine on which tox and pip are stand-ins that install nothing.
+
+    Attributes:
+        log: what was asked of tox and pip, one word per line.
+    """
+
+    def __init__(self, folder, shop_house):
+        self.folder, self.log = folder / "work space", folder / "asked"
+        self.models = self.folder / "the models"
+        shutil.copytree(shop_house.baselines, self.models)
+        self.store = shop_house.store
+        self.temporary, self.programs = folder / "temporary", folder / "programs"
+        self.temporary.mkdir()
+        self.programs.mkdir()
+        self.program("tox", TOX)
+        self.program("python", PIP)
+        clean = {key: value for key, value in os.environ.items() if key != "PYTEST_ADDOPTS"}
+        self.environment = clean | {
+            "CI": "true",
+            "PATH": f"{self.programs}{os.pathsep}{os.environ['PATH']}",
+            "PYTHON": sys.executable,
+        }
+
+    def program(self, name, body):
+        asked = f"""printf '%s\\n' "{name}" "$@" "PIP_CONSTRAINT=$PIP_CONSTRAINT" >> '{self.log}'"""
+        (self.programs / name).write_text(f"#!/bin/sh\n{asked}\n{body}\n")
+        (self.programs / name).chmod(0o755)
+
+    def run(self, command, environment):
+        return subprocess.run(
+            command, cwd=self.folder, env=self.environment | environment, text=True, check=False,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    @property
+    def asked(self):
+        return self.log.read_text().splitlines()
+
+
+class Steps:
+    """The composite action's commands in their order, as a runner takes them.
+
+    Attributes:
+        status: exit status of the first command that failed; 0 if none did.
+        text: what they printed.
+        summary: the page of the job.
+    """
+
+    def __init__(self, place, *, only=None, report="", **given):
+        action = read(ACTION)
+        values = {f"inputs.{name}": one.get("default", "") for name, one in action["inputs"].items()}
+        values |= {f"inputs.{name}": value for name, value in {"store": str(place.store), **given}.items()}
+        values |= {"github.action_path": str((ROOT / ACTION).parent), "steps.gate.outputs.report": str(report)}
+        values |= {"steps.restored.outputs.cache-primary-key": "exportgate-Linux-X64-0-"}
+        self.values, self.status, self.text = values, 0, ""
+        page = place.temporary / "summary.md"
+        page.write_text("")
+        for number, step in enumerate(action["runs"]["steps"]):
+            if "run" not in step or (only and step["name"] != only) or not (only or self._goes_on(step)):
+                continue
+            script, output = place.temporary / f"{number}.step", place.temporary / f"{number}.output"
+            script.write_text(step["run"])
+            output.write_text("")
+            done = place.run(
+                [*SHELLS[step["shell"]], str(script)],
+                {name: self._expand(text) for name, text in step.get("env", {}).items()}
+                | {"GITHUB_WORKSPACE": str(place.folder), "RUNNER_TEMP": str(place.temporary)}
+                | {"GITHUB_OUTPUT": str(output), "GITHUB_STEP_SUMMARY": str(page)},
+            )
+            self.text += done.stdout
+            self.status = self.status or done.returncode
+            for line in output.read_text().splitlines():
+                name, _, value = line.partition("=")
+                values[f"steps.{step['id']}.outputs.{name}"] = value
+        self.summary = page.read_text()
+
+    def _value(self, name):
+        return self.values.get(name, "") if name.startswith("steps.") else self.values[name]
+
+    def _expand(self, text):
+        return re.sub(r"\$\{\{ (.+?) \}\}", lambda found: self._value(found[1]), text)
+
+    def _goes_on(self, step):
+        if "if" not in step:
+            return not self.status
+        needed = re.fullmatch(r"\$\{\{ !cancelled\(\) && (\S+) \}\}", step["if"])
+        return bool(self._value(needed[1]))
+
+    @property
+    def errors(self):
+        return [line for line in self.text.splitlines() if line.startswith("::error")]
+
+
+@pytest.fixture
+def place(tmp_path, shop):
+    return Workplace(tmp_path, shop[1])
+
+
+def test_green_action_shows_the_gate_and_keeps_the_store(place):
+    (place.folder / "lock.txt").write_text("onnx\n")
+    steps = Steps(place, baselines="the models", options=OPTIONS, constraints="lock.txt")
+    assert steps.status == 0, steps.text
+    assert "# exportgate: pass" in steps.summary
+    assert steps.summary == Path(steps.values["steps.gate.outputs.report"], "gate.md").read_text()
+    assert not steps.errors
+    assert steps.values["steps.held.outputs.key"].startswith("exportgate-Linux-X64-0-")
+    assert place.asked[:4] == ["python", "-m", "pip", "install"]
+    assert f"PIP_CONSTRAINT={place.folder / 'lock.txt'}" in place.asked
+
+
+def test_red_action_fails_and_says_where(place):
+    model = place.models / "bert" / "model.toml"
+    model.write_text(model.read_text() + BROKEN)
+    steps = Steps(place, baselines="the models", options=OPTIONS)
+    assert steps.status == 1, steps.text
+    assert "# exportgate: fail" in steps.summary
+    (error,) = steps.errors
+    where, message = "file=the models/bert/model.toml", "bert plain: max_abs_error "
+    assert error.startswith(f"::error {where},title=test_scores_stay_within_ceiling[bert-plain]::{message}")
+    assert "breaks its ceiling 0%0A  metric " in error
+
+
+def test_words_of_inputs_are_not_commands(place):
+    planted = place.temporary / "planted"
+    words = [
+        f"$(touch '{planted}')",
+        f"`touch '{planted}'`",
+        f"; touch '{planted}'",
+        f'"; touch "{planted}',
+        "*",
+        "a b",
+    ]
+    place.program("tox", "exit 4")
+    steps = Steps(place, baselines=words[0], options="\n".join(words[1:]), store="~/kept")
+    assert steps.status == 4, steps.text
+    assert not planted.exists()
+    assert {f"{place.folder}/{words[0]}", f"{os.environ['HOME']}/kept", *words[1:]} <= set(place.asked)
+    assert not steps.summary
+    assert steps.errors == [
+        "::error title=exportgate::The gate wrote no report: its last lines in the log say what it could not install "
+        "or read."
+    ]
+
+
+def test_annotations_are_escaped_and_lie_at_the_right_model(place):
+    (place.models / "bert-large").mkdir()
+    (place.models / "bert-large" / "model.toml").touch()
+    (place.temporary / "gate.md").touch()
+    (place.temporary / "junit.xml").write_text(
+        '<testsuites><testsuite><testcase name="test_a[bert-large-O2]"><failure message="50 %25 &#13;&#10;::set" />'
+        '</testcase><testcase name="test_b[1:2, %]"><error message="lost" /></testcase><testcase name="test_c[bert]" />'
+        "</testsuite></testsuites>"
+    )
+    steps = Steps(place, only="Show what the gate found", report=place.temporary, baselines="the models")
+    assert steps.errors == [
+        "::error file=the models/bert-large/model.toml,title=test_a[bert-large-O2]::50 %2525 %0D%0A::set",
+        "::error title=test_b[1%3A2%2C %25]::lost",
+    ]
+
+
+def test_key_of_the_cache_follows_what_the_store_holds(place, tmp_path):
+    keys = []
+    for names in (("a", "b"), ("b", "a"), ("a", "c")):
+        place.store = tmp_path / "-".join(names)
+        for name in names:
+            (place.store / "artifacts" / name).mkdir(parents=True)
+        steps = Steps(place, only="Name what the store holds", baselines="the models")
+        keys.append(steps.values["steps.held.outputs.key"])
+    assert keys[0] == keys[1] != keys[2]
+
+
+def run_gitlab(place, part, **variables):
+    job = read(GITLAB)[".exportgate"]
+    given = {**job["variables"], "CI_PROJECT_DIR": str(place.folder), **variables}
+    return place.run(["sh", "-ec", "\n".join(job[part])], given)
+
+
+@pytest.mark.parametrize(("added", "status", "verdict"), [("", 0, "pass"), (BROKEN, 1, "fail")], ids=["green", "red"])
+def test_gitlab_job_ends_as_the_gate_does(place, shop, added, status, verdict):
+    model = place.models / "bert" / "model.toml"
+    model.write_text(model.read_text() + added)
+    (place.folder / ".exportgate").symlink_to(ROOT)
+    (place.folder / ".exportgate-store").symlink_to(place.store)
+    done = run_gitlab(place, "script", EXPORTGATE_BASELINES="the models", EXPORTGATE_OPTIONS=OPTIONS)
+    assert done.returncode == status, done.stdout
+    job = read(GITLAB)[".exportgate"]
+    assert f"# exportgate: {verdict}" in (place.folder / job["artifacts"]["paths"][0] / "gate.md").read_text()
+    assert (place.folder / job["artifacts"]["reports"]["junit"]).exists()
+    assert (place.folder / job["cache"]["paths"][0]).is_dir()
+
+
+def test_words_of_gitlabs_variables_are_not_commands(place):
+    planted = place.temporary / "planted"
+    words = [f"$(touch '{planted}')", f"`touch '{planted}'`", f"; touch '{planted}'", "*", "a b"]
+    (place.folder / ".exportgate").symlink_to(ROOT)
+    place.program("tox", "exit 4")
+    done = run_gitlab(place, "script", EXPORTGATE_BASELINES=words[0], EXPORTGATE_OPTIONS="\n".join(words[1:]))
+    assert done.returncode == 4, done.stdout
+    assert not planted.exists()
+    assert {f"{place.folder}/{words[0]}", *words[1:]} <= set(place.asked)
+
+
+def test_gitlab_job_takes_the_commit_that_it_is_told(place, tmp_path):
+    source, commits = tmp_path / "source", []
+    git = ["git", "-C", str(source), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    subprocess.run(["git", "init", "--quiet", str(source)], check=True)
+    for name in ("first", "second"):
+        subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-m", name], check=True)
+        commits.append(subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout)
+    done = run_gitlab(place, "before_script", EXPORTGATE_URL=str(source), EXPORTGATE_REF=commits[0].strip())
+    assert done.returncode == 0, done.stdout
+    taken = place.run(["git", "-C", ".exportgate", "rev-parse", "HEAD"], {})
+    assert taken.stdout == commits[0]
+
+
+@pytest.mark.parametrize("name", [ACTION, WORKFLOW, PRE_MERGE])
+def test_no_command_has_an_expression(name):
+    """What an expression stands for would become a part of the command; through `env:` it is a value."""
+    content = read(name)
+    steps = [step for job in content.get("jobs", {"": content.get("runs")}).values() for step in job.get("steps", [])]
+    assert not [step["run"] for step in steps if "${{" in step.get("run", "")]
+
+
+def test_caller_gives_what_is_taken():
+    """An input that nobody takes is only a warning to GitHub, and one that is missing an empty word."""
+    gate = read(WORKFLOW)
+    inputs, action = gate["on"]["workflow_call"]["inputs"], read(ACTION)["inputs"]
+    (used,) = [step for step in gate["jobs"]["gate"]["steps"] if step["uses"].endswith("actions/gate")]
+    for given, taken in ((read(PRE_MERGE)["jobs"]["gate"]["with"], inputs), (used["with"], action)):
+        assert given.keys() <= taken.keys()
+        assert {name for name, one in taken.items() if one.get("required") == "true"} <= given.keys()
+    asked = set(re.findall(r"inputs\.([\w-]+)", (ROOT / WORKFLOW).read_text()))
+    assert asked == inputs.keys()
+    assert set(re.findall(r"inputs\.([\w-]+)", (ROOT / ACTION).read_text())) == action.keys()
+
+
+def test_both_watch_the_same_files():
+    (rule,) = read(GITLAB)[".exportgate"]["rules"]
+    assert rule["changes"] == read(PRE_MERGE)["on"]["pull_request"]["paths"]
