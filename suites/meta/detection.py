@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -52,7 +52,7 @@ CHECKS = (
     "suites/conformance/test_properties.py::test_duplicates_score_alike",
 )  # fmt: skip
 """What is run on every faulty artifact: all that looks at scores, tokens, graph and weights."""
-AT_ONCE = 400
+AT_ONCE = 150
 """Faulty artifacts that one run of the gate judges."""
 
 
@@ -210,12 +210,19 @@ class Laboratory:
         done = self.run(given, "--approve", checks=(CHECKS[0], *CHECKS[5:6], "suites/conformance/test_fusion.py"))
         assert done.returncode == 0, done.text
 
-    def run(self, given: Iterable[tuple[str, str, Path]], *options: str, checks: Sequence[str] = CHECKS):
+    def run(
+        self,
+        given: Iterable[tuple[str, str, Path]],
+        *options: str,
+        checks: Sequence[str] = CHECKS,
+        house: House | None = None,
+    ):
         """Run the gate over artifacts: (model, variant, folder)."""
-        arguments = self.folder / "arguments.txt"
+        house = house or self.house
+        arguments = house.report.with_name("arguments.txt")
         artifacts = [f"--artifact={model}:{variant}={path}" for model, variant, path in given]
         arguments.write_text("\n".join([*checks[1:], *artifacts, *options]))
-        return self.house.run(f"@{arguments}", suite=checks[0])
+        return house.run(f"@{arguments}", suite=checks[0])
 
     def rows(self, chosen: Iterable[Fault]) -> list[tuple[Fault, str, str]]:
         """Return (fault, model, variant) for all that the faults apply to."""
@@ -247,10 +254,10 @@ class Laboratory:
             named = [(fault.name, model, variant) for fault, model, variant in rows]
             planted = list(pool.map(self._plant, range(len(rows)), named, chunksize=4))
         there = [(row, *found) for row, found in zip(rows, planted, strict=True) if found[0]]
-        verdicts = []
-        for start in range(0, len(there), AT_ONCE):
-            verdicts += self._judge(there[start : start + AT_ONCE])
-        return verdicts
+        size = min(AT_ONCE, -(-len(there) // self.machine.threads)) or 1
+        parts = [there[start : start + size] for start in range(0, len(there), size)]
+        with ThreadPoolExecutor(self.machine.threads) as pool:
+            return [one for found in pool.map(self._judge, parts) for one in found]
 
     def _plant(self, number: int, row: tuple[str, str, str]) -> tuple[Path | None, float, frozenset[str] | None]:
         """Return the faulty folder, the fault's true effect, and the probes that see it; no folder where there is no
@@ -271,15 +278,14 @@ class Laboratory:
         return folder, effect, seen
 
     def _judge(self, there: Sequence[tuple[Any, ...]]) -> list[Verdict]:
+        house = House(Path(tempfile.mkdtemp(dir=self.folder)), self.house.store)
         names = {(fault.name, model): f"{model}--{fault.name}" for (fault, model, _), *_ in there}
         for (fault, model, _), *_ in there:
-            self._copy_model(fault, model, names[fault.name, model])
+            self._copy_model(fault, model, house.baselines / names[fault.name, model])
         given = [(names[fault.name, model], variant, path) for (fault, model, variant), path, *_ in there]
-        done = self.run(given)
+        done = self.run(given, house=house)
         assert done.returncode in (0, 1), done.text
-        report = self.house.gate()
-        for name in names.values():
-            shutil.rmtree(self.house.baselines / name)
+        report = house.gate()
         measured = {(model["name"], one["variant"]): one for model in report["models"] for one in model["variants"]}
         verdicts = []
         for (fault, model, variant), path, effect, seen in there:
@@ -299,9 +305,8 @@ class Laboratory:
             )  # fmt: skip
         return verdicts
 
-    def _copy_model(self, fault: Fault, model: str, name: str) -> None:
+    def _copy_model(self, fault: Fault, model: str, to: Path) -> None:
         """Give a fault a model of its own, with the approved baseline, and with its settings."""
-        to = self.house.baselines / name
         if to.exists():
             return
         shutil.copytree(self.house.baselines / model, to)
