@@ -197,6 +197,28 @@ def test_token_of_probes_that_are_not_finite_is_told():
     assert told(lines) == ["not finite", "token"]
 
 
+def test_token_is_not_told_of_two_candidates():
+    ids = TOKENS.fields["input_ids"].copy()
+    ids[TOKENS.offsets[[5, 17, 40]] + 2] = RARE - 1
+    both = dataclasses.replace(TOKENS, fields={**TOKENS.fields, "input_ids": ids})
+    assert "token" not in told(
+        diagnosis.symptoms(dataclasses.replace(evidence("embedding", moved(THOSE)), encoded=both))
+    )
+
+
+def test_token_is_not_told_where_its_probes_do_not_stand_out():
+    """They move twice as far as the others, and others move half as far as these."""
+    signs = np.random.default_rng(3).choice([-1, 1], PROBES)
+    scores = LOGITS + signs * np.where(THOSE, 0.2, np.linspace(0.05, 0.1, PROBES))
+    assert "token" not in told(diagnosis.symptoms(evidence("rerank", scores)))
+
+
+def test_precision_is_not_told_where_some_probes_move_far_more():
+    signs = np.random.default_rng(3).choice([-1, 1], PROBES)
+    scores = LOGITS + signs * np.where(np.arange(PROBES) < 4, 0.1, 0.002)
+    assert "precision" not in told(diagnosis.symptoms(evidence("rerank", scores)))
+
+
 def test_what_moved_is_told_by_the_approved_scores():
     """Errors of int8 against the reference hide three probes; against the approved scores they stand out."""
     scores = unit(INT8 + 0.1 * (moved(THOSE) - UNIT))
