@@ -350,12 +350,17 @@ def ask_rivals(task: tuple[Path, Path, Path, models.Settings, str]) -> dict[str,
     return {one.name: one.judge(checkpoint, clean, faulty, settings, variant) for one in RIVALS}
 
 
-def document(laboratory: Laboratory, verdicts: list[Verdict], said: dict[int, dict[str, str]], sound: list[str]) -> str:
+def document(
+    laboratory: Laboratory,
+    verdicts: list[Verdict],
+    said: dict[int, dict[str, str]],
+    alarms: set[tuple[str, str, str]],
+) -> str:
     """Return docs/detection.md.
 
     Args:
         said: index of a verdict -> what the rivals say of its artifact.
-        sound: which rivals call which sound artifacts wrong, in words.
+        alarms: (rival, model, variant) of the sound artifacts that a rival calls wrong, where it can see nothing.
     """
     from suites.meta.rivals import RIVALS
 
@@ -376,7 +381,8 @@ def document(laboratory: Laboratory, verdicts: list[Verdict], said: dict[int, di
         f"- {len(below)} do not; {sum(bool(one.failures) for one in below)} of them are red all the same.",
         "", "## Side by side", "",
         "The same files, where the fault matters: artifacts seen of artifacts asked, in "
-        f"{', '.join(SIDE_BY_SIDE)}; for exportgate, in all variants.", "",
+        f"{', '.join(SIDE_BY_SIDE)}; for exportgate, in all variants. A tool is asked only where it is content "
+        "with the sound artifact.", "",
         _row("fault", "largest effect", "exportgate", *(one.name for one in RIVALS)),
         _row("---", "---:", *["---:"] * (1 + len(RIVALS))),
     ]  # fmt: skip
@@ -387,7 +393,11 @@ def document(laboratory: Laboratory, verdicts: list[Verdict], said: dict[int, di
             continue
         cells = {"exportgate": Beside(sum(bool(one.caught) for _, one in own), len(own))}
         for rival in RIVALS:
-            asked = [said[index][rival.name] for index, _ in own if index in said]
+            asked = [
+                said[index][rival.name]
+                for index, one in own
+                if index in said and (rival.name, one.model, one.variant) not in alarms
+            ]
             cells[rival.name] = Beside(sum(bool(words) for words in asked), len(asked))
         for name, cell in cells.items():
             before = totals.get(name, Beside(0, 0))
@@ -399,7 +409,8 @@ def document(laboratory: Laboratory, verdicts: list[Verdict], said: dict[int, di
     lines += [
         _row("exportgate", "an approved baseline for drift; the checkpoint for weights and tokens",
              "what is below the tolerance; what no probe, weight or operator shows: see below"),
-        "", "Sound artifacts that a tool calls wrong: " + ("; ".join(sound) or "none") + ".", "",
+        "", "Sound artifacts that a tool calls wrong: "
+        + ("; ".join(f"{rival}: {model} {variant}" for rival, model, variant in sorted(alarms)) or "none") + ".", "",
         "## Below the tolerance", "",
         "Faults that move scores by less than they may drift, and by how much of that. The largest of the artifacts "
         "that do not matter.", "",
@@ -469,14 +480,14 @@ def main() -> int:
             with ProcessPoolExecutor(laboratory.machine.threads, get_context("spawn")) as pool:
                 said = dict(zip(asked, pool.map(ask_rivals, tasks_of, chunksize=8), strict=True))
                 clean = list(pool.map(ask_rivals, cleans))
-            sound = [
-                f"{rival}: {task[1].parent.name} {task[4]}"
+            alarms = {
+                (rival, task[1].parent.name, task[4])
                 for task, words in zip(cleans, clean, strict=True)
                 for rival, told in words.items()
                 if told
-            ]
+            }
             (ROOT / "docs").mkdir(exist_ok=True)
-            (ROOT / "docs" / "detection.md").write_text(document(laboratory, verdicts, said, sound))
+            (ROOT / "docs" / "detection.md").write_text(document(laboratory, verdicts, said, alarms))
         matter = [one for one in verdicts if one.matters]
         print(f"{len(matter)} faulty artifacts matter: {sum(bool(one.caught) for one in matter)} caught, "
               f"{sum(one.named for one in matter)} with their probable cause")  # fmt: skip

@@ -135,7 +135,8 @@ RIVALS: tuple[Rival, ...] = (
         "Optimum's validation",
         "PyTorch, the checkpoint; runs only after an export, not for optimized or quantized files; what it finds is "
         "logged, and the exit status stays 0",
-        "masks, padding, long texts, tokenizers, post-processing: it feeds one batch of random ids without padding",
+        "tokenizers; rows of tokens that its one batch of random ids under a random mask does not hold; what a graph "
+        "does behind the outputs that it knows; int8, every file of which it calls wrong",
         optimum_validation,
     ),
     Rival(
@@ -147,7 +148,8 @@ RIVALS: tuple[Rival, ...] = (
     Rival(
         "Polygraphy",
         "a sound file of the same recipe; shapes and legal value ranges of every input",
-        "what a mask of ones, no padding and random ids do not show; whatever is wrong in both files; tokenizers",
+        "masks, since its own ranges would be no masks at all; outputs that only one file has, such as a pooled one; "
+        "tokenizers; whatever is wrong in both files",
         polygraphy,
     ),
 )
