@@ -110,12 +110,11 @@ def polygraphy(checkpoint: Path, clean: Path, faulty: Path, settings: Settings, 
     from polygraphy.logger import G_LOGGER
 
     G_LOGGER.module_severity = G_LOGGER.CRITICAL
-    names = _sentences(checkpoint, tasks.TASKS[settings.task].probes == "pairs")
     shapes = TensorMetadata()
-    for name in names:
+    for name in _sentences(checkpoint, tasks.TASKS[settings.task].probes == "pairs"):
         shapes.add(name, np.int64, (2, 16))
-    ranges = {"input_ids": (5, 500), "attention_mask": (1, 1), "token_type_ids": (0, 0)}
-    loader = DataLoader(seed=1, input_metadata=shapes, val_range={name: ranges[name] for name in names})
+    # Its default range of integers, 0 to 1, is right for masks and token types.
+    loader = DataLoader(seed=1, input_metadata=shapes, val_range={"": (0, 1), "input_ids": (5, 500)})
     runners = [
         OnnxrtRunner(SessionFromOnnx(str(folder / export.MODEL_FILE)), name=name)
         for name, folder in (("sound", clean), ("faulty", faulty))
@@ -147,9 +146,9 @@ RIVALS: tuple[Rival, ...] = (
     ),
     Rival(
         "Polygraphy",
-        "a sound file of the same recipe; shapes and legal value ranges of every input",
-        "masks, since its own ranges would be no masks at all; outputs that only one file has, such as a pooled one; "
-        "tokenizers; whatever is wrong in both files",
+        "a sound file of the same recipe; shapes, and the range of legal token ids",
+        "rows of tokens that its one random batch does not hold; long and padded inputs; outputs that only one file "
+        "has, such as a pooled one; tokenizers; whatever is wrong in both files",
         polygraphy,
     ),
 )
