@@ -3,7 +3,9 @@
 import hashlib
 import re
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from fixtures import models
 from fixtures.gate import read_model
@@ -14,10 +16,11 @@ EMBEDDER = 'task = "embedding"\nsource = "path:checkpoint"\nmax_length = 16\npoo
 
 @pytest.fixture
 def folder(tmp_path):
-    """A model folder with a checkpoint of two files."""
+    """A model folder with a checkpoint of three files."""
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "checkpoint" / "config.json").write_text("{}")
-    (tmp_path / "checkpoint" / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "checkpoint" / "tokenizer.json").write_text("{}")
+    (tmp_path / "checkpoint" / "model.safetensors").write_bytes(save({"weight": np.ones(3, np.float32)}))
     return tmp_path
 
 
@@ -95,12 +98,12 @@ def test_wrong_model_toml_names_key_and_line(folder, text, line, message):
 
 
 def test_digest_is_that_of_sha256sum(folder):
-    files = [folder / "checkpoint" / name for name in ("config.json", "model.safetensors")]
+    files = [folder / "checkpoint" / name for name in ("config.json", "model.safetensors", "tokenizer.json")]
     lines = "".join(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files)
     expected = hashlib.sha256(lines.encode()).hexdigest()
     found = models.find_checkpoint(read(folder, EMBEDDER + f'digest = "sha256:{expected}"\n'))
     assert found.digest == f"sha256:{expected}"
-    assert found.bytes == len("{}weights")
+    assert found.bytes == sum(file.stat().st_size for file in files)
 
 
 def test_missing_digest_prints_the_line_to_add(folder):
@@ -124,6 +127,65 @@ def test_changed_checkpoint_is_refused(folder):
 def test_wrong_adapter_is_refused(folder):
     with pytest.raises(ModelError, match=r"model.toml:5: adapter: .* holds no adapter_model.safetensors"):
         models.find_checkpoint(read(folder, EMBEDDER + 'adapter = "lora"\n'))
+
+
+def removed(file):
+    file.unlink()
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[:20])
+
+
+def pointed(file):
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "message"),
+    [
+        ("config.json", removed, "holds no config.json"),
+        ("config.json", lambda file: file.write_text("{"), "config.json is not valid JSON"),
+        ("config.json", pointed, "config.json is a pointer of Git LFS"),
+        ("tokenizer.json", removed, "holds no tokenizer: none of tokenizer.json, "),
+        ("model.safetensors", cut, "model.safetensors cannot be read .*: is it whole"),
+        ("model.safetensors", lambda file: file.write_bytes(b""), "model.safetensors cannot be read .*: is it whole"),
+        ("model.safetensors", pointed, "model.safetensors is a pointer of Git LFS"),
+        (
+            "model.safetensors.index.json",
+            lambda file: file.write_text('{"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}'),
+            "lacks model-2.safetensors, which model.safetensors.index.json names",
+        ),
+    ],
+)
+def test_checkpoint_that_is_not_whole_is_refused(folder, name, spoil, message):
+    spoil(folder / "checkpoint" / name)
+    with pytest.raises(ModelError, match=message):
+        models.find_checkpoint(read(folder, EMBEDDER))
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("seeded:brt@9", "seeded:brt@9: seeded: 'brt' is none of"),
+        ("seeded:bert", "seeded: needs architecture@seed"),
+        ("hub:foo/bar", "hub: needs owner/name@ and the full 40-digit commit hash"),
+        ("/no/such/folder", "the checkpoint folder .* does not exist"),
+        ("{folder}/checkpoint/model.safetensors", "is a file, .* a ready-made .onnx goes to --artifact"),
+        ("{folder}/adapter", "holds only an adapter, and .* is a model without one"),
+    ],
+)
+def test_source_of_a_candidate_is_checked(folder, where, message):
+    (folder / "adapter").mkdir()
+    (folder / "adapter" / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match=message):
+        models.candidate(read(folder, EMBEDDER), where.format(folder=folder), ("bert",))
+
+
+def test_line_of_a_key_is_below_its_table(folder):
+    text = EMBEDDER + "[ceilings.O2]\nmax_similarity_change = 0.1\n[update]\nmax_similarity_change = inf\n"
+    with pytest.raises(ModelError, match=r"model.toml:8: update.max_similarity_change"):
+        read(folder, text)
 
 
 @pytest.mark.parametrize(
