@@ -1,14 +1,16 @@
 """What the recipe steps make, and what Optimum makes of the same: on a tiny seeded model."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from safetensors.numpy import load_file, save_file
 
-from fixtures import export, graphs, hardware, store, tasks, variants
+from fixtures import export, graphs, hardware, seeded, store, tasks, variants
 from fixtures.models import Checkpoint
-from fixtures.runtimes import OnnxRuntime
+from fixtures.runtimes import OnnxRuntime, TorchRuntime
 
 MACHINE = hardware.detect()
 
@@ -105,6 +107,24 @@ def test_runtime_refuses_missing_inputs(tiny):
     feeds = {name: np.ones((1, 4), np.int64) for name in runtime.inputs if name != "token_type_ids"}
     with pytest.raises(KeyError, match="token_type_ids"):
         runtime(feeds)
+
+
+@pytest.mark.parametrize(
+    ("lost", "message"),
+    [
+        ("pooler.dense.weight", ""),
+        ("encoder.layer.1.output.dense.bias", "the checkpoint lacks encoder.layer.1.output.dense.bias, and"),
+    ],
+)
+def test_weights_that_transformers_would_make_up_are_refused(tmp_path, lost, message):
+    """No task reads the pooler of a bare encoder."""
+    (tmp_path / "cut").mkdir()
+    seeded.make([], tmp_path / "cut", {"architecture": "bert", "seed": 7, "auto_class": "AutoModel", "labels": 1})
+    weights = load_file(tmp_path / "cut" / "model.safetensors")
+    del weights[lost]
+    save_file(weights, tmp_path / "cut" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=message) if message else nullcontext():
+        TorchRuntime(tmp_path / "cut", "AutoModel", 1)
 
 
 def test_padding_side_and_pooling():

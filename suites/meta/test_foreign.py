@@ -75,6 +75,7 @@ def test_outputs_are_mapped(task, axes, mapping):
     [
         ("embedding", {"a": 3, "b": 3}),
         ("embedding", {"a": 2, "b": 2}),
+        ("embedding", {"logits": 2}),
         ("rerank", {"last_hidden_state": 3}),
         ("question-answering", {"a": 2, "b": 2}),
         ("question-answering", {"start": 2}),
@@ -316,6 +317,11 @@ def with_two_graphs(folder):
     return "holds a.onnx, b.onnx: name the one to judge"
 
 
+def with_an_optimized_graph_too(folder):
+    shutil.copyfile(folder / "model.onnx", folder / "model_quantized.onnx")
+    return "holds model.onnx, model_quantized.onnx: name the one to judge"
+
+
 def without_graph(folder):
     (folder / "model.onnx").unlink()
     return "holds no .onnx file"
@@ -332,13 +338,18 @@ def emptied(folder):
     return "holds no graph"
 
 
-@pytest.mark.parametrize("fault", [without_tokenizer, without_data, with_two_graphs, without_graph, cut, emptied])
+@pytest.mark.parametrize(
+    "fault",
+    [without_tokenizer, without_data, with_two_graphs, with_an_optimized_graph_too, without_graph, cut, emptied],
+)
 def test_what_is_no_whole_export_is_refused(shop, handed, fault):
     _, house, _ = shop
     message = fault(handed)
     done = house.run(f"--artifact=bert:plain={handed}")
     assert done.returncode == 1, done.text
-    assert message in house.gate()["failures"][0]["message"]
+    (failure,) = house.gate()["failures"]
+    assert message in failure["message"]
+    assert failure["check"] == "builds"
 
 
 @pytest.mark.parametrize(

@@ -181,6 +181,9 @@ def test_approved_candidate_is_the_baseline(shop):
     kept = {file: file.read_bytes() for file in (house.baselines / "bert").iterdir()}
     done = house.run(f"--candidate=bert={folder / 'far'}", *FEW, "--approve")
     assert done.returncode == 0, done.text
+    assert "outside [update], recorded because of --approve: " in done.text
+    model = house.gate()["models"][0]
+    assert (model["candidate"], model["approved"]) == (f"path:{folder / 'far'}", digest)
     text = (house.baselines / "bert" / "model.toml").read_text()
     assert "# a remark that stays" in text
     assert 'source = "path:../../far"' in text
@@ -216,6 +219,7 @@ def test_failed_candidate_is_not_approved(shop, tmp_path):
         (["--candidate=bert"], "--candidate: 'bert' is not of the form MODEL=PATH"),
         (["--candidate=none=/tmp"], "--candidate: 'none' is none of bert, fresh"),
         (["--candidate=bert=/no/where"], "--candidate: bert: the checkpoint folder /no/where does not exist"),
+        (["--candidate=bert=seeded:brt@9"], "--candidate: seeded:brt@9: seeded: 'brt' is none of"),
         (["--candidate=bert=a", "--candidate=bert=b"], "--candidate: bert is given twice"),
         (["--candidate=fresh=seeded:bert@3"], "--candidate: fresh has no approved reference"),
         (["--candidate=bert=/tmp", "--model=fresh"], "--model: leaves out bert"),
