@@ -119,6 +119,11 @@ def test_nothing_is_recommended_where_nothing_was_judged(results):
     for one in results.models[1].variants:
         one.closeness = {}
     conclude(results, passed=True)
+    assert results.models[1].recommendation == "no variant passed: deploy none of them"  # one of them failed
+    results.failures.clear()
+    for one in results.models[1].variants:
+        one.status = "pass"
+    conclude(results, passed=True)
     assert "no scores were judged" in results.models[1].recommendation
 
 
@@ -275,7 +280,12 @@ def test_html_needs_nothing_else(report):
 def test_files_replace_what_was_there_and_leave_nothing_else(report, results):
     results.verdict = "pass"
     files.write(results, report)
-    assert sorted(file.name for file in report.iterdir()) == ["gate.json", "gate.md", "index.html"]
+    assert sorted(file.name for file in report.iterdir()) == [
+        "gate.json",
+        "gate.md",
+        "index.html",
+        "scores.safetensors",
+    ]
     assert json.loads((report / "gate.json").read_bytes())["verdict"] == "pass"
 
 
@@ -289,7 +299,7 @@ def test_write_that_fails_leaves_the_old_file(report, results, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         files.write(Results(results.machine, {}), report)
     assert (report / "gate.json").read_bytes() == before
-    assert len(list(report.iterdir())) == 3
+    assert len(list(report.iterdir())) == 4
 
 
 def test_empty_run_is_reported(tmp_path):
