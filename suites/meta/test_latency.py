@@ -1,11 +1,14 @@
 """Feeds, pairs and statistics of the latency grid. Times here are made up; none is asserted."""
 
 import itertools
+import threading
+import time
 
 import numpy as np
 import pytest
 
 from fixtures import latency
+from fixtures.baselines import Speed
 from fixtures.tasks import Encoded
 
 LONG = Encoded(
@@ -74,8 +77,158 @@ def test_interval_is_that_of_a_median():
     assert held >= 940
 
 
-def test_number_of_rounds_fits_the_time():
-    assert latency.rounds_for(10.0) == latency.MIN_ROUNDS
-    assert latency.rounds_for(1e-6) == latency.MAX_ROUNDS
-    middle = latency.SECONDS_PER_CELL / latency.MIN_ROUNDS / 2
-    assert latency.rounds_for(middle) == 2 * latency.MIN_ROUNDS
+def pairs_of(anchor, variant, **options):
+    """Pairs of made-up times, as pytest-benchmark would run them."""
+    pairs = latency.Pairs(lambda: next(anchor), lambda: next(variant), 30, **options)
+    for _ in range(3 * latency.MAX_ROUNDS):
+        try:
+            pairs.setup()
+        except latency.Enough:
+            return pairs
+        pairs.run()
+        pairs.teardown()
+    raise AssertionError("it did not end")
+
+
+def times(median, spread, seed):
+    random = np.random.default_rng(seed)
+    while True:
+        yield median * float(np.exp(spread * random.normal()))
+
+
+@pytest.fixture
+def untaken(monkeypatch):
+    monkeypatch.setattr(latency, "_stolen_s", lambda: 0.0)
+
+
+def test_rounds_end_when_the_ratio_is_known(untaken):
+    sure, unsure = (pairs_of(times(2, spread, 1), times(1, spread, 2)) for spread in (0.001, 0.03))
+    assert len(sure.variant_s) == len(sure.anchor_s) == latency.MIN_ROUNDS
+    assert latency.MIN_ROUNDS < len(unsure.variant_s) < latency.MAX_ROUNDS
+    ratio, interval = latency.median_ratio(unsure.anchor_s, unsure.variant_s)
+    assert latency.half_width(interval) <= latency.PRECISION
+    assert ratio == pytest.approx(2, rel=0.02)
+
+
+def test_order_within_a_pair_is_random(untaken):
+    order = []
+    pairs = latency.Pairs(lambda: order.append("anchor") or 1.0, lambda: order.append("variant") or 1.0, 30)
+    for _ in range(latency.MIN_ROUNDS):
+        pairs.setup()
+        pairs.run()
+        pairs.teardown()
+    firsts = order[::2]
+    assert {"anchor", "variant"} == set(firsts)
+    assert all(set(pair) == {"anchor", "variant"} for pair in zip(order[::2], order[1::2], strict=True))
+
+
+def test_what_stays_too_wide_is_measured_once_more_and_then_undecided(untaken):
+    again = []
+    pairs = pairs_of(times(2, 2.0, 1), times(1, 2.0, 2), again=lambda: again.append(True))
+    assert again == [True]
+    assert "the ratio is known to" in pairs.disturbed
+    assert len(pairs.variant_s) == latency.MAX_ROUNDS
+
+
+def test_time_that_the_hypervisor_takes_is_a_disturbance(monkeypatch):
+    clock = itertools.count()
+    monkeypatch.setattr(latency, "_stolen_s", lambda: float(next(clock)))
+    pairs = pairs_of(itertools.repeat(1.0), itertools.repeat(1.0))
+    assert "the hypervisor or the quota took" in pairs.disturbed
+
+
+def test_warm_up_ends_when_times_are_stable(untaken):
+    counted = []
+    slow_start = iter([1.0] * 3 + [0.1] * 100)
+    pairs = latency.Pairs(lambda: counted.append(1) or next(slow_start), lambda: 0.0, 30)
+    pairs.warm_up()
+    assert len(counted) == 3 * latency.WARMUP_ROUNDS
+    assert not pairs.variant_s
+
+
+# ----------------------------------------------------------------------------- the gate of speed
+
+
+def speed(ratio, half):
+    return Speed("plain", 1, 128, ratio, (ratio * np.exp(-half), ratio * np.exp(half)), 100, 8)
+
+
+@pytest.mark.parametrize(
+    ("approved", "now", "verdict"),
+    [
+        (speed(2.0, 0.005), speed(2.0, 0.005), "same"),
+        (speed(2.0, 0.005), speed(2.0 / 1.05, 0.005), "slower"),
+        (speed(2.0, 0.005), speed(2.0 * 1.05, 0.005), "faster"),
+        (speed(2.0, 0.005), speed(2.0 / 1.02, 0.005), "same"),  # beyond chance, below the threshold
+        (speed(2.0, 0.04), speed(2.0 / 1.05, 0.04), "undecided"),  # beyond the threshold, and not beyond chance
+        (speed(2.0, 0.2), speed(2.0, 0.2), "undecided"),
+        (speed(2.0, np.inf), speed(2.0, 0.005), "undecided"),
+    ],
+)
+def test_change_is_judged_by_threshold_and_interval(approved, now, verdict):
+    assert latency.change(approved, now).verdict == verdict
+
+
+def test_intervals_of_both_sides_add_as_independent_errors():
+    found = latency.change(speed(2.0, 0.03), speed(1.0, 0.04))
+    assert found.slower == pytest.approx(2)
+    assert found.interval == pytest.approx((2 * np.exp(-0.05), 2 * np.exp(0.05)))
+
+
+def test_speed_has_the_spread_between_sessions_in_its_interval(monkeypatch):
+    """Each session owes a per cent or two to luck: 95 of 100 intervals hold the true ratio all the same."""
+    monkeypatch.setattr(latency, "BLOCK_S", 0.001)
+    random = np.random.default_rng(6)
+
+    def measured():
+        def renew():
+            luck = float(np.exp(0.015 * random.normal()))
+            return (lambda: 2.0), (lambda: luck * float(np.exp(0.01 * random.normal())))
+
+        return latency.speed("plain", (1, 16), renew, 0)
+
+    found = [measured() for _ in range(40)]
+    assert sum(one.interval[0] <= 2 <= one.interval[1] for one in found) >= 35
+    assert all(one.sessions >= latency.MIN_BLOCKS for one in found)
+
+
+# ----------------------------------------------------------------------- throughput and footprint
+
+
+def test_workload_counts_padding():
+    lengths = [2, 4, 2, 4]
+    encoded = Encoded(
+        {name: np.ones(sum(lengths), np.int64) for name in ("input_ids", "attention_mask")},
+        np.cumsum([0, *lengths]), {"input_ids": 0, "attention_mask": 0}, "right", {},
+    )  # fmt: skip
+    ran = []
+    for batch, by_length, padding, runs in ((1, False, 0, 4), (2, False, 0.25, 2), (2, True, 0, 2)):
+        ran.clear()
+        found = latency.workload(
+            lambda feeds: ran.append(feeds["input_ids"].shape), encoded, batch, by_length=by_length
+        )
+        assert (found.batch, found.sorted, found.padding) == (batch, by_length, padding)
+        assert len(ran) == runs + 1, "one to warm up"
+
+
+def test_callers_call_at_the_same_time():
+    running, most, lock = set(), [0], threading.Lock()
+
+    def run():
+        with lock:
+            running.add(threading.get_ident())
+            most[0] = max(most[0], len(running))
+        time.sleep(0.002)
+        with lock:
+            running.discard(threading.get_ident())
+
+    found = latency.callers(run, 3, 2)
+    assert most[0] == 3
+    assert (found.callers, found.threads) == (3, 2)
+    assert found.p50_ms >= 2
+
+
+def test_footprint_of_a_process_that_fails_is_an_error(tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"no graph")
+    with pytest.raises(RuntimeError, match="the measuring process ended with exit code 1"):
+        latency.footprint(tmp_path / "model.onnx", 1, "CPUExecutionProvider", {})

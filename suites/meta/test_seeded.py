@@ -46,7 +46,7 @@ FAMILIES = {
 SAME = ({"en-upper", "en-lower"}, {"zero-width", "visible"}, {"combining", "precomposed"}, {"empty", "space"})
 """Probes that a tokenizer may take for one: lower-casing, control characters, composition, blanks."""
 
-every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
+every_architecture = pytest.mark.parametrize("name", FAMILIES)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def layers(model):
 
 
 def test_every_architecture_has_its_family():
-    assert FAMILIES.keys() == ARCHITECTURES.keys()
+    assert FAMILIES.keys() == {name for name, row in ARCHITECTURES.items() if not row.bytes}
 
 
 # ------------------------------------------------------------------------------------- the same

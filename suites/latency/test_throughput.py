@@ -1,0 +1,43 @@
+"""Texts of mixed lengths, one by one and in batches; several callers on one session."""
+
+import functools
+
+import numpy as np
+import pytest
+
+from fixtures import bench, latency
+from fixtures.report.results import RECOMMENDATION_SHAPE
+from fixtures.runtimes import OnnxRuntime
+
+
+@pytest.mark.parametrize(("batch", "by_length"), [(1, False), (8, False), (8, True), (32, False), (32, True)])
+def test_mixed_lengths(case, batch, by_length):
+    """The same texts: throughput, and how much of what is computed is padding."""
+    runtime = bench.session_of(case)
+    texts = case.encoded.subset(mixed(case.encoded.lengths))
+    found = latency.workload(lambda feeds: runtime.session.run(None, runtime.select(feeds)), texts, batch,
+                             by_length=by_length)  # fmt: skip
+    case.result.workloads.append(found)
+    assert found.items_per_s > 0
+    assert batch > 1 or not found.padding
+
+
+@pytest.mark.parametrize("threads", [1, 2, 0], ids=["one thread", "two threads", "all threads"])
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_callers(case, count, threads, gate):
+    """Several callers share one session; how many intra-op threads serve them best."""
+    threads = threads or gate.machine.threads
+    if any((one.callers, one.threads) == (count, threads) for one in case.result.callers):
+        pytest.skip(f"{threads} are all threads here")
+    runtime = OnnxRuntime(case.file, threads, case.variant.provider)
+    feeds = runtime.select(bench.shape_of(case.subject, *RECOMMENDATION_SHAPE))
+    found = latency.callers(functools.partial(runtime.session.run, None, feeds), count, threads)
+    case.result.callers.append(found)
+    assert found.items_per_s > 0
+
+
+def mixed(lengths):
+    """Return texts of all lengths, in an order that has nothing to do with them."""
+    order = np.argsort(lengths, kind="stable")
+    chosen = order[np.linspace(0, len(order) - 1, min(bench.MIXED, len(order))).astype(int)]
+    return np.random.default_rng(0).permutation(chosen)

@@ -1,0 +1,408 @@
+"""The claims of others, answered from made-up results by numbers that can be worked out by hand."""
+
+import math
+import subprocess
+import sys
+
+import msgspec
+import pytest
+
+from fixtures import claims, seeded, store
+from fixtures.baselines import Cell
+from fixtures.claims import CLAIMS, FAILS, HOLDS, UNMEASURED
+from fixtures.gate import FULL_SIZE, ROOT
+from fixtures.report import files, table, terminal
+from fixtures.report.results import Check, ModelResult, Results, VariantResult, conclude
+
+CLAIM = {claim.name: claim for claim in CLAIMS}
+SHAPES = ((1, 16), (1, 128), (1, 512), (8, 16), (8, 128))
+ERROR = {"rerank": "max_logit_error", "embedding": "max_abs_error"}
+
+
+def cell(shape, ratio, *, plain_ms=None, half=0.01, p95=1.05):
+    """Return a cell of a variant `ratio` times as fast as plain, which by default takes 1 ms for 16 tokens."""
+    plain_ms = plain_ms or math.prod(shape) / 16
+    p50 = plain_ms / ratio
+    return Cell(
+        *shape, p50, p50 * p95, shape[0] / p50 * 1e3, ratio, (ratio * (1 - half), ratio * (1 + half)), None, 40, 2
+    )
+
+
+def variant(name, ratio=None, error=None, task="rerank", shapes=SHAPES, size=100, **cells):
+    """Return a variant with one ratio at all shapes and one error, where they are given."""
+    return VariantResult(
+        name, bytes=size, digest="sha256:ab",
+        latency=[cell(shape, ratio, **cells) for shape in shapes] if ratio else [],
+        closeness={ERROR[task]: error} if error is not None else {}, ceiling={ERROR[task]: 0.01},
+    )  # fmt: skip
+
+
+def model(*variants, torch=None, task="rerank", shapes=SHAPES):
+    """Return a model whose PyTorch is `torch` times as fast as plain."""
+    timed = [cell(shape, torch) for shape in shapes] if torch else []
+    return ModelResult("m", "sha256:cd", task, variants=list(variants), torch_latency=timed)
+
+
+def said(name, result):
+    found = claims.answer(CLAIM[name], result)
+    return found.answer, found.evidence
+
+
+# ------------------------------------------------------------------------- a claim, one way and another
+
+
+def beside_torch(name, ratio, torch=1.0, task="rerank"):
+    return model(variant(name, ratio, task=task), torch=torch, task=task)
+
+
+def batched(batch_ms):
+    """Return plain at 1x128, in 8 ms, and at 8x128; another variant saw plain take 1 % longer, and PyTorch too."""
+    shapes = {(1, 128): 8.0, (8, 128): batch_ms}
+    cells = [[cell(shape, 1.0, plain_ms=ms * slow) for shape, ms in shapes.items()] for slow in (1, 1.01, 1.01)]
+    return ModelResult(
+        "m", "", "rerank", torch_latency=cells[2],
+        variants=[VariantResult("plain", latency=cells[0]), VariantResult("O2", latency=cells[1])],
+    )  # fmt: skip
+
+
+def timed_at(shapes):
+    """Return plain with so many milliseconds at each shape."""
+    cells = [cell(shape, 1.0, plain_ms=ms) for shape, ms in shapes.items()]
+    return ModelResult("m", "", "rerank", torch_latency=cells, variants=[VariantResult("plain", latency=cells)])
+
+
+def erring(task="rerank", **errors):
+    return model(*(variant(name, error=error, task=task) for name, error in errors.items()), task=task)
+
+
+FUSED = ("O2-quantized", "O3-quantized")
+OWN = (variant("O2", 1.1), variant("O3", 1.1))
+REFUSED = Check("fail", "cannot be built")
+WAYS = [
+    # 64 ms for a batch of 8 are 8 ms per text, 51.2 are 6.4 and 83.2 are 10.4: 1.3 times those of one by one
+    ("batch-1-is-fastest", batched(83.2), HOLDS, "2 of 2 above 1; plain 1x128 over 8x128 1.3 (1.28 to 1.32)"),
+    ("batch-1-is-fastest", batched(51.2), FAILS, "0 of 2 above 1, 2 below"),
+    ("batch-1-is-fastest", batched(64.0), UNMEASURED, "on a border: plain 1x128 over 8x128, O2 1x128 over 8x128"),
+    ("batch-1-is-fastest", timed_at({(1, 16): 1.0, (8, 128): 64.0}), UNMEASURED, "no batches beside single texts"),
+    ("batch-1-by-20-to-50-percent", batched(83.2), HOLDS, "2 of 2 in 1.2 to 1.5"),
+    ("batch-1-by-20-to-50-percent", batched(70.4), FAILS, "2 below"),
+    ("batch-1-by-20-to-50-percent", batched(76.8), UNMEASURED, "on a border"),
+    ("faster-than-pytorch", beside_torch("quantized", 2.0), HOLDS, "5 of 5 in 1.3 to 7; quantized over "),
+    ("faster-than-pytorch", beside_torch("quantized", 1.2), FAILS, "0 of 5 in 1.3 to 7, 5 below"),
+    ("faster-than-pytorch", beside_torch("quantized", 1.3), UNMEASURED, "on a border: quantized over PyTorch 1x16"),
+    ("faster-than-pytorch", beside_torch("quantized", 2.0, None), UNMEASURED, "PyTorch: its latency was not measured"),
+    ("fluctuates", model(variant("O2", 1.1, p95=1.2)), HOLDS, "5 of 5 above 1.1; O2 1x16 1.2"),
+    ("fluctuates", model(variant("O2", 1.1, p95=1.05)), FAILS, "0 of 5 above 1.1, 5 below"),
+    ("fluctuates", erring(plain=1e-4), UNMEASURED, "latency: not measured in this run"),
+    ("plain-over-pytorch", beside_torch("plain", 1.0, 1 / 1.4), HOLDS, "1x16 1.4 (1.38 to 1.42)"),
+    ("plain-over-pytorch", beside_torch("plain", 1.0, 1 / 1.6), FAILS, "5 above"),
+    ("plain-over-pytorch", beside_torch("plain", 1.0, 1 / 1.5), UNMEASURED, "on a border"),
+    ("O2-like-O3", model(variant("O2", 1.2), variant("O3", 1.22)), HOLDS, "O3 over O2 1x16 1.02 (1 to 1.03)"),
+    ("O2-like-O3", model(variant("O2", 1.2), variant("O3", 1.5)), FAILS, "5 above"),
+    ("O2-like-O3", model(variant("O2", 1.2)), UNMEASURED, "O3: not among the variants of this run"),
+    ("O2-and-O3-over-plain", model(variant("O2", 1.15), variant("O3", 1.15)), HOLDS, "plain 1x16 1.15 (1.14 to 1.16)"),
+    ("O2-and-O3-over-plain", model(variant("O2", 1.15), variant("O3", 1.0)), FAILS, "5 of 10 in 1.1 to 1.2, 5 below"),
+    ("O2-and-O3-over-plain", model(variant("O2", 1.1), variant("O3", 1.1)), UNMEASURED, "on a border: O2 over plain"),
+    ("quantized-over-plain", model(variant("quantized", 1.3)), HOLDS, "5 of 5 in 1.1 to 1.5"),
+    ("quantized-over-plain", model(variant("quantized", 1.8)), FAILS, "5 above"),
+    ("quantized-over-plain", model(variant("quantized", 1.5)), UNMEASURED, "on a border"),
+    ("quantized-over-O2-and-O3", model(variant("quantized", 1.3), *OWN), HOLDS, "10 of 10 above 1"),
+    ("quantized-over-O2-and-O3", model(variant("quantized", 1.0), *OWN), FAILS, "10 below"),
+    ("quantized-over-O2-and-O3", model(variant("quantized", 1.1), *OWN), UNMEASURED, "quantized over O2 1x16"),
+    ("quantized-is-unsteady", model(variant("quantized", 1.1), *OWN), HOLDS, "10 of 10 below 1.05"),
+    ("quantized-is-unsteady", model(variant("quantized", 1.3), *OWN), FAILS, "0 of 10 below 1.05, 10 above"),
+    ("quantized-is-unsteady", model(variant("quantized", 1.155), *OWN), UNMEASURED, "on a border"),
+    ("error-of-plain-and-O2", erring(plain=1e-3, O2=2e-3), HOLDS, "plain 0.001; O2 0.002; max_logit_error"),
+    ("error-of-plain-and-O2", erring(plain=1e-3, O2=1e-5), FAILS, "1 of 2 in 0.000316 to 0.00316, 1 below"),
+    ("error-of-plain-and-O2", erring(O3=1e-3), UNMEASURED, "plain: not among the variants of this run; O2: not among"),
+    ("error-of-O3", erring(O3=0.012), HOLDS, "O3 0.012"),
+    ("error-of-O3", erring(O3=0.05), FAILS, "1 above"),
+    ("error-of-O3", erring(O3=math.nan), UNMEASURED, "undecided: O3 (its error is not finite)"),
+    ("error-of-quantized", erring(quantized=0.3), HOLDS, "quantized 0.3"),
+    ("error-of-quantized", erring(quantized=1.3), FAILS, "1 above"),
+    ("error-of-quantized", model(variant("quantized", 1.2)), UNMEASURED, "its scores were not judged in this run"),
+    ("order-of-errors", erring(quantized=0.3, O3=0.01, O2=1e-5, plain=2e-5), HOLDS, "quantized over O3 30"),
+    ("order-of-errors", erring(quantized=0.3, O3=0.01, O2=0.02, plain=0), FAILS, "2 of 3 above 1, 1 below"),
+    ("order-of-errors", erring(plain=1e-3), UNMEASURED, "quantized: not among the variants of this run"),
+    ("fused-cannot-be-quantized", erring(**dict.fromkeys(FUSED, 0.3)), FAILS, "O3-quantized was built and ran: 0 MB"),
+    (
+        "fused-cannot-be-quantized",
+        model(variant("plain", 1.0), *(VariantResult(name, checks={"builds": REFUSED}) for name in FUSED)),
+        HOLDS, "O2-quantized could not be built",
+    ),
+    ("fused-cannot-be-quantized", erring(plain=1e-3), UNMEASURED, "O2-quantized: not among the variants"),
+    (
+        "fused-are-mixed-precision",
+        model(variant("plain", 1.0), variant("O2", 1.0, size=52), variant("O3", 1.0, size=52)),
+        HOLDS, "O2 0.52; O3 0.52",
+    ),
+    ("fused-are-mixed-precision", model(variant("plain", 1.0), *OWN), FAILS, "O2 1; O3 1"),
+    ("fused-are-mixed-precision", model(*OWN), UNMEASURED, "O2: it or plain was not built in this run"),
+    ("arm64-over-avx512", erring(plain=1e-3), FAILS, "weights QInt8, activations QUInt8"),
+    # 16 times 1x16 is 1x256: 512 tokens in 32 ms are as dear as 128 in 8 ms, and in 128 ms a quarter as many a second
+    ("fit-up-to-500-tokens", timed_at({(1, 128): 8.0, (1, 512): 32.0}), HOLDS, "1x512 over 1x128 1 (0.986 to 1.01)"),
+    ("fit-up-to-500-tokens", timed_at({(1, 128): 8.0, (1, 512): 128.0}), FAILS, "1x512 over 1x128 0.25"),
+    ("fit-up-to-500-tokens", timed_at({(1, 128): 8.0, (1, 512): 64.0}), UNMEASURED, "on a border"),
+    ("fit-up-to-500-tokens", timed_at({(1, 128): 8.0}), UNMEASURED, "no cells of 1x128 and 1x512"),
+    ("slow-for-long-large-batches", timed_at({(1, 128): 8.0, (8, 512): 1024.0}), HOLDS, "8x512 over 1x128 0.25"),
+    ("slow-for-long-large-batches", timed_at({(1, 128): 8.0, (8, 512): 256.0}), FAILS, "8x512 over 1x128 1 "),
+    ("slow-for-long-large-batches", timed_at({(1, 128): 8.0, (8, 128): 64.0}), UNMEASURED, "--grid full has them"),
+    ("only-with-optimum", model(variant("plain", 1.0)), FAILS, "plain: scored or timed in onnxruntime."),
+    ("only-with-optimum", model(VariantResult("O2"), torch=1.0), UNMEASURED, "no variant was scored or timed"),
+    ("embedders-by-default", erring("embedding", plain=1e-3), HOLDS, "plain 0.1; max_abs_error"),
+    ("embedders-by-default", erring("embedding", plain=1e-1), FAILS, "plain 10"),
+    ("embedders-by-default", erring("embedding", O2=1e-3), UNMEASURED, "plain: not among"),
+    ("rerankers-by-text-classification", erring(plain=1e-3), HOLDS, "plain 0.1; max_logit_error"),
+    ("rerankers-by-text-classification", erring(plain=1e-1), FAILS, "plain 10"),
+    ("rerankers-by-text-classification", erring(O2=1e-3), UNMEASURED, "plain: not among"),
+    ("rerankers-not-by-default", erring(plain=1e-3), UNMEASURED, "docs/detection.md"),
+    ("published-quantized-embedding", beside_torch("quantized", 3.2, task="embedding"), HOLDS, "in 2.94 to 3.55"),
+    ("published-quantized-embedding", beside_torch("quantized", 1.6, task="embedding"), FAILS, "5 below"),
+    ("published-quantized-embedding", beside_torch("quantized", 3.553, task="embedding"), UNMEASURED, "on a border"),
+    ("published-openvino-rerank", erring(plain=1e-3), UNMEASURED, "no variant is made with OpenVINO"),
+    ("published-O4-embedding", erring("embedding", plain=1e-3), UNMEASURED, "PyTorch is timed on the CPU only"),
+    *(
+        (f"published-{name}-{task}", beside_torch(name, ratio * by, task=task), answer, "")
+        for name, task, ratio in (
+            ("plain", "embedding", 1.06), ("O2", "embedding", 0.98), ("O3", "embedding", 1.01),
+            ("plain", "rerank", 0.99), ("O2", "rerank", 1.18), ("O3", "rerank", 1.17), ("quantized", "rerank", 1.36),
+        )
+        for by, answer in ((1, HOLDS), (1.2, FAILS), (1.1, UNMEASURED))
+    ),
+    ("published-openvino-embedding", erring("embedding", plain=1e-3), UNMEASURED, "OpenVINO"),
+    ("published-O4-rerank", erring(plain=1e-3), UNMEASURED, "CPU only"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "result", "answer", "evidence"), WAYS, ids=[f"{name}-{answer}" for name, _, answer, _ in WAYS]
+)
+def test_claim_is_answered_by_its_numbers(name, result, answer, evidence):
+    assert CLAIM[name].is_about(result)
+    found = said(name, result)
+    assert found[0] == answer, found[1]
+    assert evidence in found[1]
+
+
+def test_every_claim_is_answered_every_way():
+    """All three ways, but for what a run can show in some of them only, or not at all."""
+    ways = {name: {answer for other, _, answer, _ in WAYS if other == name} for name in CLAIM}
+    fewer = {name: found for name, found in ways.items() if len(found) < 3}
+    never = [f"published-{kind}-{task}" for kind in ("openvino", "O4") for task in ("embedding", "rerank")]
+    assert fewer == {name: {UNMEASURED} for name in ("rerankers-not-by-default", *never)} | {
+        "arm64-over-avx512": {FAILS},
+        "only-with-optimum": {FAILS, UNMEASURED},
+    }
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=str)
+def test_nothing_is_answered_where_nothing_was_measured(claim):
+    found = claims.answer(claim, model(VariantResult("plain"), VariantResult("O4", status="unsupported")))
+    assert (found.answer, found.evidence) == (UNMEASURED, claims.NOTHING)
+    assert "run suites/accuracy and suites/latency in the same run" in found.evidence
+
+
+# ------------------------------------------------------------------------------------------ the rule
+
+
+def with_undecided(*ratios):
+    """Return quantized timed at so many of five shapes; the others are undecided."""
+    result = VariantResult("quantized", latency=[cell(shape, one) for shape, one in zip(SHAPES, ratios, strict=False)])
+    result.undecided = {f"{batch}x{length}": "noisy" for batch, length in SHAPES[len(ratios) :]}
+    return model(result)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "answer"),
+    [
+        ((1.3, 1.3, 1.3), HOLDS),  # whatever the two undecided ones are
+        ((1.3, 1.3), UNMEASURED),
+        ((1.0, 1.0), UNMEASURED),  # three more could still make it most
+        ((1.0, 1.0, 1.0), FAILS),
+        ((1.3, 1.3, 1.0, 1.0), UNMEASURED),
+        ((), UNMEASURED),
+    ],
+)
+def test_undecided_shapes_answer_only_where_they_cannot_matter(ratios, answer):
+    found, evidence = said("quantized-over-plain", with_undecided(*ratios))
+    assert found == answer
+    assert "(noisy)" in evidence
+    assert ("of 5 in 1.1 to 1.5" in evidence) == bool(ratios)
+
+
+def test_undecided_pytorch_leaves_its_shape_undecided():
+    result = beside_torch("plain", 1.4)
+    result.torch_latency = [one for one in result.torch_latency if one.length != 512]
+    result.undecided = {"1x512": "the hypervisor took 9 %"}
+    found, evidence = said("plain-over-pytorch", result)
+    assert found == HOLDS
+    assert "4 of 5" in evidence
+    assert "undecided: plain over PyTorch 1x512 (the hypervisor took 9 %)" in evidence
+
+
+def test_interval_beside_pytorch_is_the_reports():
+    """Two ratios to plain that are known to 3 and 4 % are known to 5 % together."""
+    result = model(variant("O2", 1.3), torch=1.0)
+    for cells, half in ((result.variants[0].latency, 0.03), (result.torch_latency, 0.04)):
+        cells[:] = [msgspec.structs.replace(one, interval=around(one.ratio_to_plain, half)) for one in cells]
+    numbers = claims.beside(["O2"], ["PyTorch"])(result).numbers
+    conclude(Results({}, {}, [result]), passed=True)
+    assert numbers[0].interval == pytest.approx(around(1.3, 0.05))
+    assert [(one.value, one.interval) for one in numbers] == [
+        (one.ratio_to_torch, one.torch_interval) for one in result.variants[0].latency
+    ]
+
+
+def around(ratio, half):
+    return ratio * math.exp(-half), ratio * math.exp(half)
+
+
+def test_interval_of_two_shapes_has_the_drift_between_them_in_it():
+    """Plain's ratio was seen as 1, 1 and e^0.3: mean e^0.1, deviation 0.1732, and t of two degrees is 4.303."""
+    result = batched(64.0)
+    for one in (result.variants[0].latency, result.variants[1].latency, result.torch_latency):
+        one[:] = [cell(shape, 1.0, plain_ms=8.0 * shape[0], half=0.0) for shape in ((1, 128), (8, 128))]
+    result.torch_latency[1] = cell((8, 128), 1.0, plain_ms=64 * math.exp(0.3), half=0.0)
+    find = claims.rates(lambda _: [((1, 128), (8, 128))], "")
+    number = find(result).numbers[0]
+    half = 4.303 * 0.1732 / math.sqrt(3)
+    assert number.value == pytest.approx(math.exp(0.1))
+    assert number.interval == pytest.approx(around(math.exp(0.1), half), rel=1e-3)
+
+
+def test_variant_at_two_shapes_is_plain_times_its_own_ratios():
+    """Plain does as many texts per second either way; a variant twice as fast one by one does twice as many."""
+    result = batched(64.0)
+    result.variants[1].latency[0] = cell((1, 128), 2.0, plain_ms=8.08)
+    plain, faster = claims.rates(claims._one_by_one, "")(result).numbers
+    assert (plain.value, faster.value) == pytest.approx((1, 2))
+
+
+def test_one_shape_is_enough_for_what_happens_at_times():
+    shapes = dict.fromkeys(SHAPES, 1.4) | {(8, 16): 1.1}
+    quantized = VariantResult("quantized", latency=[cell(shape, ratio) for shape, ratio in shapes.items()])
+    found, evidence = said("quantized-is-unsteady", model(quantized, variant("O2", 1.1)))
+    assert found == HOLDS
+    assert "1 of 5 below 1.05, 4 above" in evidence
+
+
+def test_two_shapes_that_one_variant_saw_tell_nothing():
+    result = batched(83.2)
+    result.torch_latency, result.variants = [], result.variants[:1]
+    found, evidence = said("batch-1-is-fastest", result)
+    assert found == UNMEASURED
+    assert "1.3 (0 to inf)" in evidence
+
+
+def test_unsupported_variants_say_why():
+    result = model(VariantResult("O3", status="unsupported", reason="Optimum does not know it"), variant("O2", 1.15))
+    found, evidence = said("O2-and-O3-over-plain", result)
+    assert found == HOLDS
+    assert "O3: Optimum does not know it" in evidence
+
+
+def test_many_numbers_are_told_by_their_ends():
+    shapes = [(1, length) for length in range(16, 30)]
+    cells = [cell(shape, 1.2 + 0.01 * number, half=0.0) for number, shape in enumerate(shapes)]
+    _, evidence = said("quantized-over-plain", model(VariantResult("quantized", latency=cells)))
+    assert evidence == "14 of 14 in 1.1 to 1.5; quantized over plain from 1x16 1.2 up to 1x29 1.33"
+
+
+def test_embedders_err_in_components_and_that_is_said():
+    assert "of a component of the embedding" in said("error-of-O3", erring("embedding", O3=7e-4))[1]
+
+
+def test_claims_have_names_and_say_what_they_measure():
+    assert len(CLAIM) == len(CLAIMS)
+    assert {claim.source for claim in CLAIMS} == {"field notes", "sentence-transformers' table"}
+    assert all(claim.quote and claim.statement for claim in CLAIMS)
+
+
+# ---------------------------------------------------------------------------------------- the report
+
+
+@pytest.fixture
+def answered():
+    """Two claims about two models, answered model by model."""
+    slow, fast = model(variant("O3", 1.0, error=1e-5)), model(variant("O3", 1.15, error=0.01))
+    slow.name, fast.name = "slow | model", "fast"
+    asked = [CLAIM["O2-and-O3-over-plain"], CLAIM["error-of-O3"]]
+    machine = {"arch": "x86_64", "tier": "avx2", "cpu": "", "cores": 1, "providers": []}
+    return Results(machine, {}, answers=[claims.answer(claim, one) for one in (slow, fast) for claim in asked])
+
+
+def test_report_has_each_answer_claim_by_claim(answered, tmp_path):
+    rows = table.answers(answered).rows
+    assert [row[1:3] for row in rows] == [("slow | model", FAILS), ("fast", HOLDS)] * 2
+    assert rows[0][0] == "field notes: O2 and O3 are 10 to 20 % faster than plain ONNX"
+    assert "O3 over plain 1x16 1 (0.99 to 1.01)" in rows[0][3]
+    files.write(answered, tmp_path)
+    markdown, html = ((tmp_path / name).read_text("utf-8") for name in ("gate.md", "index.html"))
+    for page in (markdown, html):
+        assert page.count("Claims of others, measured again") == 1
+        assert "O3 over plain 1x16 1 (0.99 to 1.01)" in page
+    assert r"| slow \| model | does not hold | 0 of 5 in 1.1 to 1.2, 5 below;" in markdown
+
+
+def test_terminal_has_one_line_per_answer_and_no_numbers(answered):
+    lines = terminal.render(answered, 120, False).splitlines()
+    assert lines[0] == "does not hold: slow | model: field notes: O2 and O3 are 10 to 20 % faster than plain ONNX"
+    assert lines[3] == "holds: fast: field notes: O3 errs by about 0.01"
+    assert len(lines) == 4 + 1
+
+
+# --------------------------------------------------------------------------------------- full size
+
+
+def collected(*options):
+    """Return what pytest would run of latency, accuracy and claims."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "-p", "fixtures.options", "--collect-only",
+         "-q", "-p", "no:cacheprovider", *options, *(f"suites/{one}" for one in ("accuracy", "latency", "claims"))],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.splitlines()
+
+
+def test_full_size_is_timed_only_on_request_and_only_for_speed(tmp_path):
+    house = ("--store", str(tmp_path / "store"), "--report", str(tmp_path / "report"))
+    assert not [line for line in collected(*house) if "568m" in line]
+    lines = [line for line in collected("--full-size", *house) if "568m" in line]
+    tests = {line.partition("::")[2].partition("[")[0] for line in lines}
+    assert tests == {"test_latency_of_pytorch", "test_latency", "test_footprint", "test_claim"}
+    assert "suites/latency/test_latency.py::test_latency[xlm-roberta-568m-O2-quantized-8x128]" in lines
+    assert "suites/claims/test_claims.py::test_claim[xlm-roberta-568m-batch-1-is-fastest]" in lines
+
+
+def test_full_size_is_built_one_at_a_time_where_memory_is_short():
+    """Its source is the row of the large architecture, whose steps need several times its 2.3 GB."""
+    text = (FULL_SIZE / "xlm-roberta-568m" / "model.toml").read_text()
+    size = seeded.bytes_of(text.partition('source = "')[2].partition('"')[0])
+    assert size == pytest.approx(2.27e9, rel=0.01)
+    assert store.workers_for(8, 16 * 2**30, size) == 1
+    assert seeded.bytes_of("seeded:xlm_roberta@5") == seeded.bytes_of("path:xlm_roberta_large") == 0
+
+
+def test_full_size_has_the_sizes_that_it_stands_for():
+    """568 million parameters: tables, 24 layers of attention, feed-forward and two norms, and the head."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    row = seeded.ARCHITECTURES["xlm_roberta_large"]
+    with torch.device("meta"):
+        config = getattr(transformers, row.config)(**row.keys)
+        config.num_labels = 1
+        made = transformers.AutoModelForSequenceClassification.from_config(config)
+    wide, inner = 1024, 4096
+    tables = (250_002 + 8_194 + 1 + 2) * wide
+    layer = 4 * (wide + 1) * wide + (wide + 1) * inner + (inner + 1) * wide + 4 * wide
+    count = tables + 24 * layer + (wide + 1) * wide + (wide + 1)
+    assert sum(one.numel() for one in made.parameters()) == count == 567_755_777
+    assert row.bytes == pytest.approx(4 * count, rel=1e-3)
+
+
+def test_full_size_has_texts_of_512_tokens(tmp_path):
+    """Its tokenizer is small, and takes as many tokens as the real one."""
+    pytest.importorskip("transformers")
+    tokenizer = seeded.ARCHITECTURES["xlm_roberta_large"].tokenizer(tmp_path)
+    assert tokenizer.model_max_length == 8192
+    assert len(tokenizer(seeded.LONG_TEXT * 8)["input_ids"]) > 512
