@@ -96,7 +96,7 @@ class Measurement:
 
             return functools.partial(latency.timed, anchor, time.process_time), slowed
 
-        self.speed = latency.speed("plain", SHAPE, renew, seconds)
+        self.speed = latency.speed("plain", SHAPE, renew, seconds, "this one")
         self.median_s = float(np.median(walls))
 
 

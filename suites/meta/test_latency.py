@@ -150,7 +150,7 @@ def test_warm_up_ends_when_times_are_stable(untaken):
 
 
 def speed(ratio, half):
-    return Speed("plain", 1, 128, ratio, (ratio * np.exp(-half), ratio * np.exp(half)), 100, 8)
+    return Speed("plain", 1, 128, ratio, (ratio * np.exp(-half), ratio * np.exp(half)), 100, 8, "one")
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_speed_has_the_spread_between_sessions_in_its_interval(monkeypatch):
             luck = float(np.exp(0.015 * random.normal()))
             return (lambda: 2.0), (lambda: luck * float(np.exp(0.01 * random.normal())))
 
-        return latency.speed("plain", (1, 16), renew, 0)
+        return latency.speed("plain", (1, 16), renew, 0, "one")
 
     found = [measured() for _ in range(40)]
     assert sum(one.interval[0] <= 2 <= one.interval[1] for one in found) >= 35
