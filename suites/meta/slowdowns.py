@@ -1,11 +1,12 @@
 """How small a slowdown does the gate see, and how often does it cry wolf?
 
-tox run -e slowdowns                  # 100 trials of each slowdown, quiet and beside a neighbour: an hour
+tox run -e slowdowns                  # 100 trials of each slowdown, quiet and beside a neighbour: three hours
 tox run -e slowdowns -- --trials 20
 
 A trial measures a variant as an approval does, then again with each slowdown planted: after every run the thread
-works on for that share of the processor time that the run took. The gate's own functions judge. Beside them stands
-pytest-benchmark's `--benchmark-compare-fail=median:5%`, on the wall-clock times of the very same rounds.
+works on for that share of the processor time that the run took. The gate's own functions judge. Where the gate opens
+new sessions, a trial draws from POOL of each side that are open already: loading would take most of the time. Beside
+it stands pytest-benchmark's `--benchmark-compare-fail=median:5%`, on the wall-clock times of the very same rounds.
 
 The neighbour works in bursts on another core: a tenth of a second on average, and as long a rest.
 """
@@ -17,6 +18,7 @@ import functools
 import math
 import multiprocessing
 import os
+import random
 import tempfile
 import time
 from collections import Counter
@@ -29,11 +31,12 @@ from rich.table import Table
 
 from fixtures import export, hardware, latency, models, probes, store, tasks, variants
 from fixtures.gate import ROOT, read_model
-from fixtures.runtimes import OnnxRuntime
+from fixtures.runtimes import Feeds, OnnxRuntime
 
 SLOWDOWNS = (0.0, 0.02, 0.05, 0.10, 0.20)
 VARIANT = "O2-quantized"
 SHAPE = (1, 16)
+POOL = 12
 RIVAL = "pytest-benchmark, median:5%"
 GATE = "exportgate"
 
@@ -59,13 +62,13 @@ def neighbour(core: int) -> None:
     """Work in bursts on one core, for ever."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
-    random, square, long = np.random.default_rng(), np.ones((400, 400), np.float32), np.ones(4_000_000, np.float32)
+    generator, square, long = np.random.default_rng(), np.ones((400, 400), np.float32), np.ones(4_000_000, np.float32)
     while True:
-        ends = time.perf_counter() + random.exponential(0.1)
+        ends = time.perf_counter() + generator.exponential(0.1)
         while time.perf_counter() < ends:
             square @ square
             long * 2
-        time.sleep(random.exponential(0.1))
+        time.sleep(generator.exponential(0.1))
 
 
 class Measurement:
@@ -76,11 +79,13 @@ class Measurement:
         median_s: of the variant's rounds, by the clock on the wall: what pytest-benchmark stores.
     """
 
-    def __init__(self, files: tuple[Path, Path], feeds: dict[str, np.ndarray], slowdown: float, seconds: float) -> None:
+    def __init__(
+        self, pools: tuple[list[OnnxRuntime], list[OnnxRuntime]], feeds: Feeds, slowdown: float, seconds: float
+    ) -> None:
         walls: list[float] = []
 
         def renew() -> tuple[latency.Side, latency.Side]:
-            plain, other = (OnnxRuntime(file, 1) for file in files)
+            plain, other = (random.choice(pool) for pool in pools)
             selected = plain.select(feeds)
             anchor = functools.partial(plain.session.run, None, selected)
             run = functools.partial(other.session.run, None, other.select(feeds))
@@ -100,9 +105,15 @@ class Measurement:
         self.median_s = float(np.median(walls))
 
 
-def trial(measure: functools.partial[Measurement], seen: Counter[tuple[float, str]], verdicts: Counter[str]) -> None:
+def trial(
+    measure: functools.partial[Measurement],
+    seen: Counter[tuple[float, str]],
+    verdicts: Counter[str],
+    halves: list[float],
+) -> None:
     """Approve once, then judge each slowdown; count who saw it."""
     approved = measure(0.0)
+    halves.append(latency.half_width(approved.speed.interval))
     rival = PercentageRegressionCheck("median", 5.0)
     for slowdown in SLOWDOWNS:
         now = measure(slowdown)
@@ -131,18 +142,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="exportgate-") as folder:
         plain, other, long = files_of(chosen.store or Path(folder), VARIANT)
     feeds = latency.feeds_of(long, *SHAPE)
-    measure = functools.partial(Measurement, (plain, other), feeds, seconds=chosen.seconds)
+    pools = tuple([OnnxRuntime(file, 1) for _ in range(POOL)] for file in (plain, other))
+    measure = functools.partial(Measurement, pools, feeds, seconds=chosen.seconds)
     rows: dict[str, Counter[tuple[float, str]]] = {}
     for condition in ("quiet", "beside a neighbour"):
-        rows[condition], verdicts, started = Counter(), Counter[str](), time.monotonic()
+        rows[condition], verdicts, halves, started = Counter(), Counter[str](), list[float](), time.monotonic()
         process = multiprocessing.get_context("spawn").Process(
             target=neighbour, args=(os.cpu_count() - 1,), daemon=True
         )
         if condition != "quiet":
             process.start()
         for number in range(chosen.trials):
-            trial(measure, rows[condition], verdicts)
-            print(f"{condition}: {number + 1} trials, {time.monotonic() - started:.0f} s, {dict(verdicts)}", flush=True)
+            trial(measure, rows[condition], verdicts, halves)
+            print(
+                f"{condition}: {number + 1} trials, {time.monotonic() - started:.0f} s, half an interval "
+                f"{np.median(halves):.2%} (median), {dict(verdicts)}",
+                flush=True,
+            )
         if process.is_alive():
             process.kill()
     Console().print(shown(rows, chosen.trials))
