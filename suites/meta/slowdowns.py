@@ -35,7 +35,6 @@ from fixtures.runtimes import Feeds, OnnxRuntime
 
 SLOWDOWNS = (0.0, 0.02, 0.05, 0.10, 0.20)
 VARIANT = "O2-quantized"
-SHAPE = (1, 16)
 POOL = 12
 RIVAL = "pytest-benchmark, median:5%"
 GATE = "exportgate"
@@ -101,7 +100,7 @@ class Measurement:
 
             return functools.partial(latency.timed, anchor, time.process_time), slowed
 
-        self.speed = latency.speed("plain", SHAPE, renew, seconds, "this one")
+        self.speed = latency.speed("plain", latency.SPEED_SHAPE, renew, seconds, "this one")
         self.median_s = float(np.median(walls))
 
 
@@ -141,7 +140,7 @@ def main() -> None:
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="exportgate-") as folder:
         plain, other, long = files_of(chosen.store or Path(folder), VARIANT)
-    feeds = latency.feeds_of(long, *SHAPE)
+    feeds = latency.feeds_of(long, *latency.SPEED_SHAPE)
     pools = tuple([OnnxRuntime(file, 1) for _ in range(POOL)] for file in (plain, other))
     measure = functools.partial(Measurement, pools, feeds, seconds=chosen.seconds)
     rows: dict[str, Counter[tuple[float, str]]] = {}
