@@ -1,6 +1,6 @@
 """How small a slowdown does the gate see, and how often does it cry wolf?
 
-tox run -e slowdowns                  # 100 trials of each slowdown, quiet and beside a neighbour: three hours
+tox run -e slowdowns                  # 100 trials of each slowdown, quiet and beside a neighbour: five hours
 tox run -e slowdowns -- --trials 20
 
 A trial measures a variant as an approval does, then again with each slowdown planted: after every run the thread
