@@ -12,7 +12,8 @@ from fixtures.baselines import Cell
 from fixtures.claims import CLAIMS, FAILS, HOLDS, UNMEASURED
 from fixtures.gate import FULL_SIZE, ROOT
 from fixtures.report import files, table, terminal
-from fixtures.report.results import Check, ModelResult, Results, VariantResult, conclude
+from fixtures.report.conclusions import conclude
+from fixtures.report.results import Check, ModelResult, Results, VariantResult
 
 CLAIM = {claim.name: claim for claim in CLAIMS}
 SHAPES = ((1, 16), (1, 128), (1, 512), (8, 16), (8, 128))

@@ -11,7 +11,8 @@ import pytest
 from fixtures import tasks
 from fixtures.baselines import Cell
 from fixtures.report import files, table, terminal
-from fixtures.report.results import Failure, ModelResult, Results, VariantResult, conclude
+from fixtures.report.conclusions import conclude
+from fixtures.report.results import Failure, ModelResult, Results, VariantResult
 
 NASTY = "no approved scores | for <b>this</b> tier\nand a second line"
 NO_GPU = "O4 needs CUDAExecutionProvider, and this machine has CPUExecutionProvider"
@@ -162,7 +163,12 @@ def test_terminal_says_each_reason_once_and_of_whom(results):
 
 def test_terminal_ends_with_recommendations_and_the_verdict(results):
     lines = terminal.render(results, 160, False).splitlines()
-    assert [line.split(":")[0] for line in lines[-3:]] == ["minilm-l6", "minilm-reranker", "FAIL"]
+    last = [line.split(":")[0] for line in lines[-8:]]
+    assert last[:2] == ["minilm-l6", "minilm-reranker"]
+    assert last[2:-1] == [f"  {one.goal}" for one in results.models[1].choices] + [
+        "  Pareto front of latency, size and error"
+    ]
+    assert last[-1] == "FAIL"
 
 
 # ------------------------------------------------------------------------------------------ JSON
@@ -207,7 +213,7 @@ def markdown_tables(text):
 
 def test_markdown_rows_have_the_cells_of_their_header(report, results):
     tables = markdown_tables((report / "gate.md").read_text("utf-8"))
-    assert len(tables) == 2 * 4  # summary, closeness, latency, footprint
+    assert len(tables) == 2 * 4 + 1  # summary, closeness, latency, footprint; what to deploy, of one
     assert [len(rows) for rows in tables[:2]] == [2 + len(one.variants) for one in results.models]
     for rows in tables:
         assert {len(cells) for cells in rows} == {len(rows[0])}

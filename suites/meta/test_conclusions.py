@@ -1,0 +1,101 @@
+"""What to deploy: hand-made latencies, sizes and errors, and the choice that follows from them."""
+
+import pytest
+
+from fixtures.baselines import Callers, Cell
+from fixtures.report.conclusions import choose, front, recommend
+from fixtures.report.results import ModelResult, VariantResult
+
+GOALS = ["lowest p50 at batch 1", "highest throughput", "smallest file", "smallest error"]
+
+
+def cell(ratio, batch=1, half=0.02, p50_ms=40.0):
+    p50_ms = p50_ms * batch / ratio
+    interval = (ratio * (1 - half), ratio * (1 + half))
+    return Cell(batch, 128, p50_ms, p50_ms, 1e3 * batch / p50_ms, ratio, interval, None, 40, 2)
+
+
+def variant(name, ratio, megabytes, error, *, half=0.02, batches=(1,), **more):
+    cells = [cell(ratio, batch, half) for batch in batches]
+    return VariantResult(name, bytes=int(megabytes * 1e6), closeness={"max_abs_error": error}, latency=cells, **more)
+
+
+def model(*variants):
+    return ModelResult("m", "sha256:ab", "embedding", variants=list(variants))
+
+
+PLAIN, O1, O2 = variant("plain", 1, 90, 1e-7), variant("O1", 1.01, 90, 2e-7), variant("O2", 1.3, 90.1, 3e-7)
+INT8, INT8_WORSE = variant("quantized", 2.5, 23, 0.04), variant("O2-quantized", 2.52, 23.1, 0.06)
+
+
+def chosen(*variants):
+    return {one.goal: one for one in choose(model(*variants))}
+
+
+def test_each_goal_has_its_variant():
+    found = chosen(PLAIN, O2, INT8)
+    assert list(found) == GOALS
+    assert [one.variant for one in found.values()] == ["quantized", "quantized", "quantized", "O2"]
+    assert found["smallest file"].value == "23 MB"
+    assert found["smallest file"].cost == "max_abs_error 0.04"
+
+
+def test_of_what_cannot_be_told_apart_the_closest_is_chosen_and_the_others_are_named():
+    found = chosen(PLAIN, INT8_WORSE, INT8)["lowest p50 at batch 1"]
+    assert (found.variant, found.alike) == ("quantized", ["O2-quantized"])
+    assert recommend(model(PLAIN, INT8_WORSE, INT8)).endswith("; O2-quantized cannot be told apart in latency")
+
+
+def test_what_intervals_tell_apart_is_not_alike():
+    narrow = variant("O2-quantized", 2.52, 23.1, 0.06, half=0.003), variant("quantized", 2.5, 23, 0.04, half=0.003)
+    found = chosen(PLAIN, *narrow)["lowest p50 at batch 1"]
+    assert (found.variant, found.alike) == ("O2-quantized", [])
+
+
+def test_errors_below_what_two_runs_differ_by_are_alike_and_the_fastest_is_chosen():
+    found = chosen(PLAIN, O1, O2, INT8)["smallest error"]
+    assert (found.variant, found.alike) == ("O2", ["plain", "O1"])
+
+
+@pytest.mark.parametrize("status", ["fail", "unsupported"])
+def test_what_failed_is_not_chosen(status):
+    broken = variant("O3", 9, 1, 1e-9, status=status)
+    assert all(one.variant != "O3" for one in choose(model(PLAIN, broken)))
+    assert front(model(PLAIN, broken)) == ["plain"]
+
+
+def test_throughput_finds_batch_callers_and_what_does_as_well():
+    many = variant("quantized", 2.5, 23, 0.04, batches=(1, 8))
+    many.callers = [Callers(1, 2, 50, 16, 17), Callers(2, 1, 90, 21, 22), Callers(4, 1, 50, 60, 70)]
+    found = chosen(PLAIN, many)["highest throughput"]
+    assert (found.batch, found.threads, found.callers) == (1, 1, 2)
+    assert found.value == "90 texts/s of 128 tokens"
+    assert found.settings == []
+    many.callers[1] = Callers(2, 1, 68, 21, 22)
+    assert chosen(PLAIN, many)["highest throughput"].settings == ["batch 1", "batch 8"]
+
+
+def test_fewest_threads_that_are_as_fast_are_chosen():
+    threaded = variant("quantized", 2.5, 23, 0.04)
+    threaded.callers = [Callers(1, 1, 60, 16.5, 17), Callers(1, 2, 62, 16, 17), Callers(1, 4, 40, 25, 27)]
+    found = chosen(PLAIN, threaded)["lowest p50 at batch 1"]
+    assert (found.threads, found.settings, found.value) == (1, ["2 threads"], "16.5 ms at 1x128")
+
+
+def test_front_holds_what_nothing_beats():
+    """O1 is as good as plain and no better; O2 beats both; int8 is faster and smaller but less close."""
+    assert front(model(PLAIN, O1, O2, INT8, INT8_WORSE)) == ["O2", "quantized"]
+    assert front(model(PLAIN, O1)) == ["plain", "O1"]
+
+
+def test_without_latencies_size_and_error_are_chosen_all_the_same():
+    untimed = [
+        variant(one.variant, 1, one.bytes / 1e6, one.closeness["max_abs_error"], batches=()) for one in (O2, INT8)
+    ]
+    found = chosen(*untimed)
+    assert list(found) == GOALS[2:]
+    assert front(model(*untimed)) == []
+
+
+def test_nothing_is_chosen_where_nothing_passes():
+    assert choose(model(variant("plain", 1, 90, 1e-7, status="fail"))) == []

@@ -1,0 +1,121 @@
+"""Step changes over stored runs: simulated series with and without one, and files as pytest-benchmark writes them."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from fixtures.gate import ROOT
+from fixtures.report import history
+
+NOISE = {
+    "normal": lambda random, runs: random.normal(0, 0.02, runs),
+    "heavy tails": lambda random, runs: 0.015 * random.standard_t(3, runs),
+}
+SERIES = 100
+LUCK = np.exp(np.random.default_rng(1).normal(0, 0.005, 20))
+NAME = ("suites/latency/test_latency.py::test_latency[m-O2-1x16]", "x86_64 family 25")
+
+
+def series(ratios, name=NAME):
+    versions = {"onnxruntime": "1.27.0"}
+    return {
+        name: [history.Point(f"2026-01-{day + 1:02}", f"c{day}", ratio, versions) for day, ratio in enumerate(ratios)]
+    }
+
+
+@pytest.mark.parametrize("noise", NOISE)
+@pytest.mark.parametrize("runs", [20, 60])
+def test_noise_has_no_steps(noise, runs):
+    """Over a hundred series together."""
+    random = np.random.default_rng(runs)
+    found = {
+        name: points
+        for number in range(SERIES)
+        for name, points in series(np.exp(NOISE[noise](random, runs)), (str(number), "")).items()
+    }
+    assert len(history.steps(found)) <= SERIES * 0.01
+
+
+@pytest.mark.parametrize(("noise", "share"), [("normal", 0.9), ("heavy tails", 0.75)])
+def test_slowdown_by_5_percent_is_found_where_it_began(noise, share):
+    random = np.random.default_rng(0)
+    seen = 0
+    for _ in range(SERIES):
+        ratios = NOISE[noise](random, 40)
+        ratios[25:] -= np.log(1.05)
+        steps = history.steps(series(np.exp(ratios)))
+        seen += any(abs(int(step.after.when[-2:]) - 26) <= 3 and 1.02 < step.slower < 1.09 for step in steps)
+    assert seen >= share * SERIES
+
+
+def test_short_series_say_nothing():
+    assert history.steps(series([1.0, 1.0, 0.5, 0.5])) == []
+
+
+def test_single_run_that_stands_out_is_no_step():
+    ratios = 1.2 * LUCK
+    ratios[10] = 0.8
+    assert history.steps(series(ratios)) == []
+
+
+def stored(folder, runs, *, ratio="ratio_to_plain", processor=NAME[1], **extra):
+    """Write runs as pytest-benchmark does: a folder per machine, a file per run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, (value, version) in enumerate(runs):
+        run = {
+            "machine_info": {"exportgate": {"processor": processor, "versions": {"onnxruntime": version}}},
+            "commit_info": {"id": f"{number:040x}"},
+            "datetime": f"2026-01-{number + 1:02}T10:00:00+00:00",
+            "benchmarks": [{"fullname": NAME[0], "extra_info": {ratio: value, **extra}}],
+        }
+        (folder / f"{number:04}_run.json").write_text(json.dumps(run))
+
+
+STEP = [(2.0 * LUCK[run], "1.23.0") if run < 12 else (1.8 * LUCK[run], "1.27.0") for run in range(20)]
+
+
+def test_step_tells_when_and_which_version_changed(tmp_path):
+    stored(tmp_path / "Linux-CPython", STEP)
+    (step,) = history.steps(history.read(tmp_path))
+    assert step.after.when.startswith("2026-01-13")
+    assert step.runs == (12, 8)
+    assert step.changed == "onnxruntime 1.23.0 -> 1.27.0"
+    assert step.slower == pytest.approx(2.0 / 1.8, abs=0.01)
+
+
+@pytest.mark.parametrize("untold", [{"undecided": "stolen"}, {"ratio": "none"}])
+def test_runs_without_a_ratio_are_left_out(tmp_path, untold):
+    stored(tmp_path, STEP, **untold)
+    assert history.read(tmp_path) == {}
+
+
+def test_processors_are_kept_apart(tmp_path):
+    stored(tmp_path / "one", STEP[:12])
+    stored(tmp_path / "other", STEP[12:], processor="aarch64")
+    assert history.steps(history.read(tmp_path)) == []
+
+
+def run(folder):
+    command = [sys.executable, "-m", "fixtures.report.history", str(folder)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_command_prints_the_step(tmp_path):
+    stored(tmp_path, STEP)
+    found = run(tmp_path)
+    assert found.returncode == 0
+    assert "1 series, of 20 to 20 runs; 1 steps beyond 2.5%" in found.stdout
+    assert "since 2026-01-13T10:00: test_latency[m-O2-1x16] is 1.1" in found.stdout
+
+
+@pytest.mark.parametrize(("content", "said"), [(None, "no stored runs"), ("{}", "is no file of pytest-benchmark")])
+def test_command_says_what_it_cannot_read(tmp_path, content, said):
+    if content:
+        (tmp_path / "0001.json").write_text(content)
+    found = run(tmp_path)
+    assert found.returncode == 2
+    assert said in found.stderr
+    assert str(tmp_path) in found.stderr
