@@ -1,12 +1,12 @@
 """How small a slowdown does the gate see, and how often does it cry wolf?
 
-tox run -e slowdowns                  # 100 trials of each slowdown, quiet and beside a neighbour: five hours
+tox run -e slowdowns                  # 100 trials of each slowdown, quiet and beside a neighbour: six hours
 tox run -e slowdowns -- --trials 20
 
-A trial measures a variant as an approval does, then again with each slowdown planted: after every run the thread
-works on for that share of the processor time that the run took. The gate's own functions judge. Where the gate opens
-new sessions, a trial draws from POOL of each side that are open already: loading would take most of the time. Beside
-it stands pytest-benchmark's `--benchmark-compare-fail=median:5%`, on the wall-clock times of the very same rounds.
+A trial measures a variant with each slowdown planted: after every run the thread works on for that share of the
+processor time that the run took. The five take turns, as a model's variants do in the gate, and the gate's own
+functions judge. PER_APPROVAL trials are held to one approval, as runs of CI are. Beside it stands pytest-benchmark's
+`--benchmark-compare-fail=median:5%`, on the wall-clock times of the very same rounds.
 
 The neighbour works in bursts on another core: a tenth of a second on average, and as long a rest.
 """
@@ -14,14 +14,15 @@ The neighbour works in bursts on another core: a tenth of a second on average, a
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
-import math
 import multiprocessing
 import os
 import random
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,14 +31,18 @@ from rich.console import Console
 from rich.table import Table
 
 from fixtures import export, hardware, latency, models, probes, store, tasks, variants
+from fixtures.baselines import Speed
 from fixtures.gate import ROOT, read_model
 from fixtures.runtimes import Feeds, OnnxRuntime
 
 SLOWDOWNS = (0.0, 0.02, 0.05, 0.10, 0.20)
 VARIANT = "O2-quantized"
-POOL = 12
+PER_APPROVAL, POOL = 10, 12
 RIVAL = "pytest-benchmark, median:5%"
 GATE = "exportgate"
+Pools = tuple[list[OnnxRuntime], list[OnnxRuntime]]
+Seen = Counter[tuple[float, str]]
+"""(slowdown, who saw it) -> trials."""
 
 
 def files_of(folder: Path, variant: str) -> tuple[Path, Path, tasks.Encoded]:
@@ -70,65 +75,81 @@ def neighbour(core: int) -> None:
         time.sleep(generator.exponential(0.1))
 
 
-class Measurement:
-    """One measurement of the variant, slowed down.
+@contextlib.contextmanager
+def beside_a_neighbour() -> Iterator[None]:
+    """Let a neighbour work on the last core."""
+    spawn = multiprocessing.get_context("spawn")
+    process = spawn.Process(target=neighbour, args=((os.cpu_count() or 1) - 1,), daemon=True)
+    process.start()
+    try:
+        yield
+    finally:
+        process.kill()
+        process.join()
+
+
+class Sides:
+    """Sessions of plain and of the variant, drawn from POOL of each that are open already: loading takes time.
 
     Attributes:
-        speed: as the gate measures it.
-        median_s: of the variant's rounds, by the clock on the wall: what pytest-benchmark stores.
+        walls: seconds of the slowed rounds, by the clock on the wall: what pytest-benchmark stores.
     """
 
-    def __init__(
-        self, pools: tuple[list[OnnxRuntime], list[OnnxRuntime]], feeds: Feeds, slowdown: float, seconds: float
-    ) -> None:
-        walls: list[float] = []
+    def __init__(self, pools: Pools, feeds: Feeds) -> None:
+        self.pools, self.feeds = pools, feeds
+        self.walls: dict[float, list[float]] = {slowdown: [] for slowdown in SLOWDOWNS}
 
-        def renew() -> tuple[latency.Side, latency.Side]:
-            plain, other = (random.choice(pool) for pool in pools)
-            selected = plain.select(feeds)
-            anchor = functools.partial(plain.session.run, None, selected)
-            run = functools.partial(other.session.run, None, other.select(feeds))
+    def renew(self, slowdown: float) -> tuple[latency.Side, latency.Side]:
+        """Return plain's side and the slowed variant's."""
+        anchor, run = (
+            functools.partial(one.session.run, None, one.select(self.feeds)) for one in map(random.choice, self.pools)
+        )  # fmt: skip
 
-            def slowed() -> float:
-                wall, start = time.perf_counter(), time.process_time()
-                run()
-                ends = start + (time.process_time() - start) * (1 + slowdown)
-                while (now := time.process_time()) < ends:
-                    pass
-                walls.append(time.perf_counter() - wall)
-                return now - start
+        def slowed() -> float:
+            wall, start = time.perf_counter(), time.process_time()
+            run()
+            ends = start + (time.process_time() - start) * (1 + slowdown)
+            while (now := time.process_time()) < ends:
+                pass
+            self.walls[slowdown].append(time.perf_counter() - wall)
+            return now - start
 
-            return functools.partial(latency.timed, anchor, time.process_time), slowed
+        return functools.partial(latency.timed, anchor, time.process_time), slowed
 
-        self.speed = latency.speed("plain", latency.SPEED_SHAPE, renew, seconds, "this one")
-        self.median_s = float(np.median(walls))
+    def blocks(self, slowdown: float, settled: Callable[[Speed], bool]) -> latency.Blocks:
+        renew = functools.partial(self.renew, slowdown)
+        return latency.Blocks("plain", latency.SPEED_SHAPE, renew, "this one", settled)
+
+    def median_s(self, slowdown: float) -> float:
+        return float(np.median(self.walls[slowdown]))
 
 
-def trial(
-    measure: functools.partial[Measurement],
-    seen: Counter[tuple[float, str]],
-    verdicts: Counter[str],
-    halves: list[float],
-) -> None:
-    """Approve once, then judge each slowdown; count who saw it."""
-    approved = measure(0.0)
-    halves.append(latency.half_width(approved.speed.interval))
+def approve(pools: Pools, feeds: Feeds, seconds: float) -> tuple[Speed, float]:
+    """Return the speed, and the median that pytest-benchmark would store."""
+    sides = Sides(pools, feeds)
+    (speed,) = latency.speeds([sides.blocks(0.0, latency.precise)], 2 * seconds)
+    return speed, sides.median_s(0.0)
+
+
+def trial(pools: Pools, feeds: Feeds, seconds: float, approved: Speed, median_s: float, seen: Seen) -> str:
+    """Judge each slowdown, count who saw it, and return the verdicts in words."""
+    sides = Sides(pools, feeds)
+    blocks = [sides.blocks(slowdown, lambda now: latency.change(approved, now).clear) for slowdown in SLOWDOWNS]
     rival = PercentageRegressionCheck("median", 5.0)
-    for slowdown in SLOWDOWNS:
-        now = measure(slowdown)
-        found = latency.change(approved.speed, now.speed)
-        if found.verdict == "slower":  # as bench.judge_speed does
-            found = latency.change(approved.speed, measure(slowdown).speed)
+    said = []
+    for slowdown, now in zip(SLOWDOWNS, latency.speeds(blocks, seconds), strict=True):
+        found = latency.change(approved, now)
         seen[slowdown, GATE] += found.verdict == "slower"
-        verdicts[f"{slowdown:.0%} {found.verdict}"] += 1
-        seen[slowdown, RIVAL] += bool(rival.fails({"median": now.median_s}, {"median": approved.median_s}))
+        seen[slowdown, RIVAL] += bool(rival.fails({"median": sides.median_s(slowdown)}, {"median": median_s}))
+        said.append(f"{slowdown:.0%} {found.slower:.3f} {found.verdict} ({now.sessions} sessions)")
+    return ", ".join(said)
 
 
-def shown(rows: dict[str, Counter[tuple[float, str]]], trials: int) -> Table:
+def shown(rows: dict[str, Seen], trials: int) -> Table:
     table = Table("condition", "judge", *(f"{one:.0%} slower" if one else "none: false alarms" for one in SLOWDOWNS))
     for condition, seen in rows.items():
         for judge in (GATE, RIVAL):
-            table.add_row(condition, judge, *(f"{seen[one, judge] / trials:.0%}" for one in SLOWDOWNS))
+            table.add_row(condition, judge, *(f"{seen[one, judge]} of {trials}" for one in SLOWDOWNS))
     return table
 
 
@@ -140,29 +161,21 @@ def main() -> None:
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="exportgate-") as folder:
         plain, other, long = files_of(chosen.store or Path(folder), VARIANT)
-    feeds = latency.feeds_of(long, *latency.SPEED_SHAPE)
-    pools = tuple([OnnxRuntime(file, 1) for _ in range(POOL)] for file in (plain, other))
-    measure = functools.partial(Measurement, pools, feeds, seconds=chosen.seconds)
-    rows: dict[str, Counter[tuple[float, str]]] = {}
-    for condition in ("quiet", "beside a neighbour"):
-        rows[condition], verdicts, halves, started = Counter(), Counter[str](), list[float](), time.monotonic()
-        process = multiprocessing.get_context("spawn").Process(
-            target=neighbour, args=(os.cpu_count() - 1,), daemon=True
-        )
-        if condition != "quiet":
-            process.start()
+        pools = [OnnxRuntime(plain, 1) for _ in range(POOL)], [OnnxRuntime(other, 1) for _ in range(POOL)]
+        feeds = latency.feeds_of(long, *latency.SPEED_SHAPE)
+        approvals: dict[str, tuple[Speed, float]] = {}
+        rows: dict[str, Seen] = {condition: Counter() for condition in ("quiet", "beside a neighbour")}
+        started = time.monotonic()
         for number in range(chosen.trials):
-            trial(measure, rows[condition], verdicts, halves)
-            print(
-                f"{condition}: {number + 1} trials, {time.monotonic() - started:.0f} s, half an interval "
-                f"{np.median(halves):.2%} (median), {dict(verdicts)}",
-                flush=True,
-            )
-        if process.is_alive():
-            process.kill()
+            for condition, seen in rows.items():
+                with contextlib.ExitStack() as stack:
+                    if condition != "quiet":
+                        stack.enter_context(beside_a_neighbour())
+                    if number % PER_APPROVAL == 0:
+                        approvals[condition] = approve(pools, feeds, chosen.seconds)
+                    said = trial(pools, feeds, chosen.seconds, *approvals[condition], seen)
+                print(f"{number + 1} {condition}, {time.monotonic() - started:.0f} s: {said}", flush=True)
     Console().print(shown(rows, chosen.trials))
-    upper = 3 / chosen.trials if chosen.trials else math.nan
-    print(f"{chosen.trials} trials of each; none in {chosen.trials} means less than {upper:.0%} with 95 % confidence")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 """Feeds, pairs and statistics of the latency grid. Times here are made up; none is asserted."""
 
+import contextlib
 import itertools
+import subprocess
+import sys
 import threading
 import time
 
@@ -9,6 +12,7 @@ import pytest
 
 from fixtures import latency
 from fixtures.baselines import Speed
+from fixtures.gate import ROOT
 from fixtures.tasks import Encoded
 
 LONG = Encoded(
@@ -175,21 +179,80 @@ def test_intervals_of_both_sides_add_as_independent_errors():
     assert found.interval == pytest.approx((2 * np.exp(-0.05), 2 * np.exp(0.05)))
 
 
-def test_speed_has_the_spread_between_sessions_in_its_interval(monkeypatch):
-    """Each session owes a per cent or two to luck: 95 of 100 intervals hold the true ratio all the same."""
-    monkeypatch.setattr(latency, "BLOCK_S", 0.001)
-    random = np.random.default_rng(6)
+@pytest.mark.parametrize(
+    ("now", "clear"),
+    [
+        (speed(2.0, 0.01), True),
+        (speed(2.0, 0.03), False),
+        (speed(2.0 / 1.03, 0.01), False),
+        (speed(2.0 / 1.05, 0.01), True),
+        (speed(2.0 * 1.03, 0.01), False),
+        (speed(2.0 * 1.05, 0.01), True),
+    ],
+)
+def test_change_is_clear_where_its_interval_holds_no_threshold(now, clear):
+    assert latency.change(speed(2.0, 0.005), now).clear == clear
 
-    def measured():
-        def renew():
-            luck = float(np.exp(0.015 * random.normal()))
-            return (lambda: 2.0), (lambda: luck * float(np.exp(0.01 * random.normal())))
 
-        return latency.speed("plain", (1, 16), renew, 0, "one")
+@pytest.fixture
+def brisk(monkeypatch):
+    """Blocks of made-up times need no garbage collection and no seconds."""
+    monkeypatch.setattr(latency, "undisturbed_by_garbage", contextlib.nullcontext)
+    monkeypatch.setattr(latency, "BLOCK_S", 0.0)
+    monkeypatch.setattr(latency, "BLOCK_PAIRS", 15)
 
-    found = [measured() for _ in range(40)]
-    assert sum(one.interval[0] <= 2 <= one.interval[1] for one in found) >= 35
-    assert all(one.sessions >= latency.MIN_BLOCKS for one in found)
+
+def blocks_of(seed, *, ratio=2.0, settled=lambda now: True, opened=None):
+    """Blocks whose sessions owe a per cent or two to luck, beside the noise of each round."""
+    random = np.random.default_rng(seed)
+
+    def renew():
+        luck = float(np.exp(0.02 * random.normal())) / ratio
+        if opened is not None:
+            opened.append(seed)
+        return (lambda: 1.0), (lambda: luck * float(np.exp(0.05 * random.normal())))
+
+    return latency.Blocks("plain", (1, 16), renew, "one", settled)
+
+
+def test_speed_has_the_spread_between_sessions_in_its_interval(brisk):
+    """95 of 100 intervals hold the true ratio."""
+    found = latency.speeds([blocks_of(seed) for seed in range(200)], 30)
+    held = sum(one.interval[0] <= 2 <= one.interval[1] for one in found)
+    assert 0.9 <= held / len(found) < 1
+    assert all(one.sessions == latency.MIN_BLOCKS for one in found)
+
+
+def test_variants_take_turns_until_each_is_settled(brisk):
+    opened = []
+    late = blocks_of(2, settled=lambda now: now.sessions == latency.MIN_BLOCKS + 2, opened=opened)
+    latency.speeds([blocks_of(1, opened=opened), late], 30)
+    assert opened == [1, 2] * latency.MIN_BLOCKS + [2, 2]
+
+
+def test_blocks_end_when_time_is_up(brisk):
+    (found,) = latency.speeds([blocks_of(1, settled=lambda now: False)], 0)
+    assert found.sessions == latency.MIN_BLOCKS
+
+
+def verdicts(slowdown, trials=150):
+    """What the gate says of a slowdown, with an approval of its own for every trial."""
+    most = latency.SPEED_S["quick"] / 0.5  # blocks
+    approved = latency.speeds([blocks_of(seed, settled=latency.precise) for seed in range(trials)], 30)
+
+    def held_to(one):
+        return lambda now: now.sessions >= most or latency.change(one, now).clear
+
+    now = [
+        blocks_of(trials + seed, ratio=2 / (1 + slowdown), settled=held_to(one)) for seed, one in enumerate(approved)
+    ]
+    return [latency.change(one, new).verdict for one, new in zip(approved, latency.speeds(now, 30), strict=True)]
+
+
+def test_slowdown_by_5_percent_is_seen_and_none_is_not(brisk):
+    """With the noise that was measured between and within sessions; suites/meta/slowdowns.py does it for real."""
+    assert verdicts(0.05).count("slower") >= 0.95 * 150
+    assert verdicts(0.0).count("slower") <= 0.02 * 150
 
 
 # ----------------------------------------------------------------------- throughput and footprint
@@ -232,3 +295,17 @@ def test_footprint_of_a_process_that_fails_is_an_error(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"no graph")
     with pytest.raises(RuntimeError, match="the measuring process ended with exit code 1"):
         latency.footprint(tmp_path / "model.onnx", 1, "CPUExecutionProvider", {})
+
+
+# ------------------------------------------------------------------------------ what is collected
+
+
+@pytest.mark.parametrize(("grid", "throughput"), [("quick", False), ("full", True)])
+def test_full_grid_decides_on_threads_and_batches_too(grid, throughput):
+    command = [
+        *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--collect-only", "-q", "--grid", grid),
+        *("--model", "minilm-l6", "--variant", "plain"),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "test_latency[minilm-l6-plain-1x128]" in done.stdout
+    assert ("test_callers" in done.stdout) == throughput

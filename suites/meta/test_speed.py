@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from fixtures.latency import THRESHOLD
 from suites.meta.house import EMBEDDER, LOOSE, House
 
 SPEED = "suites/latency/test_latency.py::test_speed"
@@ -14,7 +15,7 @@ def house(tmp_path_factory):
     folder = tmp_path_factory.mktemp("speed")
     house = House(folder, folder / "store")
     house.add("tiny", 'variants = ["plain", "O2"]\n' + EMBEDDER + LOOSE)
-    done = house.run("suites/accuracy/test_scores.py", "--approve", suite=SPEED)
+    done = house.run("suites/accuracy/test_scores.py", "--approve", "-k", "scores or O2", suite=SPEED)
     assert done.returncode == 0, done.text
     return house
 
@@ -54,7 +55,7 @@ def result(house, variant):
 
 def test_approved_speeds_are_stored_with_their_anchor(house):
     stored = json.loads(tier_file(house).read_text())["variants"]
-    assert stored["plain"]["speed"]["anchor"] == "PyTorch"
+    assert stored["plain"]["speed"] is None, "it was not measured"
     assert stored["O2"]["speed"]["anchor"] == "plain"
     assert stored["O2"]["speed"]["interval"][0] < stored["O2"]["speed"]["ratio"] < stored["O2"]["speed"]["interval"][1]
 
@@ -66,7 +67,7 @@ def test_slower_than_approved_fails(house, tier):
     (failure,) = house.gate()["failures"]
     assert failure["check"] == "speed"
     assert "times slower" in failure["message"]
-    assert "measured twice" in failure["message"]
+    assert f"the gate lets {THRESHOLD:.1%} pass" in failure["message"]
 
 
 def test_faster_than_approved_is_a_stale_baseline(house, tier):
