@@ -1,10 +1,9 @@
 """Latency over batch and length, beside plain; what a process costs; and the one number that the gate compares.
 
 pytest-benchmark runs and times the variant; a round of plain runs before or after each of its own, untimed by it.
-Nothing is asserted about absolute times.
+Nothing is asserted about absolute times; ratios are compared with the approved ones.
 """
 
-import msgspec
 import pytest
 
 from fixtures import bench, latency
@@ -24,14 +23,16 @@ def test_latency(case, shape, gate, measured):
     feeds = shaped(case.subject, shape)
     sides = [bench.side_of(bench.session_of(one), feeds) for one in (gate.case(case.subject, "plain"), case)]
     cell = measured(case, shape, *sides)
-    case.result.latency.append(msgspec.structs.replace(cell, end_to_end_ms=bench.end_to_end(case, feeds)))
+    case.result.latency.append(cell)
+    if not gate.approve:
+        bench.judge_cell(case, cell)
 
 
-def test_footprint(case, gate):
+def test_footprint(case, gate, recorded):
     """A fresh process: from its start to the first output, session load, memory, and memory after many shapes."""
     runtime = case.load()
     feeds, *sweep = (runtime.select(bench.shape_of(case.subject, *one)) for one in ((1, 128), *bench.SWEEP))
-    found = latency.footprint(case.file, gate.machine.threads, case.variant.provider, feeds, sweep)
+    found = recorded(lambda: latency.footprint(case.file, gate.machine.threads, case.variant.provider, feeds, sweep))
     for name, value in vars(found).items():
         setattr(case.result, name, value)
     assert found.cold_start_ms > found.load_ms > 0

@@ -11,12 +11,15 @@ from fixtures.runtimes import OnnxRuntime
 
 
 @pytest.mark.parametrize(("batch", "by_length"), [(1, False), (8, False), (8, True), (32, False), (32, True)])
-def test_mixed_lengths(case, batch, by_length):
+def test_mixed_lengths(case, batch, by_length, recorded):
     """The same texts: throughput, and how much of what is computed is padding."""
     runtime = bench.session_of(case)
     texts = case.encoded.subset(mixed(case.encoded.lengths))
-    found = latency.workload(lambda feeds: runtime.session.run(None, runtime.select(feeds)), texts, batch,
-                             by_length=by_length)  # fmt: skip
+
+    def run(feeds):
+        return runtime.session.run(None, runtime.select(feeds))
+
+    found = recorded(lambda: latency.workload(run, texts, batch, by_length=by_length))
     case.result.workloads.append(found)
     assert found.items_per_s > 0
     assert batch > 1 or not found.padding
@@ -24,14 +27,15 @@ def test_mixed_lengths(case, batch, by_length):
 
 @pytest.mark.parametrize("threads", [1, 2, 0], ids=["one thread", "two threads", "all threads"])
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_callers(case, count, threads, gate):
+def test_callers(case, count, threads, gate, recorded):
     """Several callers share one session; how many intra-op threads serve them best."""
     threads = threads or gate.machine.threads
     if any((one.callers, one.threads) == (count, threads) for one in case.result.callers):
         pytest.skip(f"{threads} are all threads here")
     runtime = OnnxRuntime(case.file, threads, case.variant.provider)
     feeds = runtime.select(bench.shape_of(case.subject, *RECOMMENDATION_SHAPE))
-    found = latency.callers(functools.partial(runtime.session.run, None, feeds), count, threads)
+    run = functools.partial(runtime.session.run, None, feeds)
+    found = recorded(lambda: latency.callers(run, count, threads))
     case.result.callers.append(found)
     assert found.items_per_s > 0
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import itertools
 import multiprocessing
 import os
 import random
@@ -119,7 +120,7 @@ class Sides:
 
     def blocks(self, slowdown: float, settled: Callable[[Speed], bool]) -> latency.Blocks:
         renew = functools.partial(self.renew, slowdown)
-        return latency.Blocks("plain", latency.SPEED_SHAPE, renew, "this one", settled)
+        return latency.Blocks("plain", latency.SPEED_SHAPE, renew, "this one", {}, settled)
 
     def median_s(self, slowdown: float) -> float:
         return float(np.median(self.walls[slowdown]))
@@ -146,11 +147,11 @@ def trial(pools: Pools, feeds: Feeds, seconds: float, approved: Speed, median_s:
     return ", ".join(said)
 
 
-def shown(rows: dict[str, Seen], trials: int) -> Table:
+def shown(rows: dict[str, Seen], trials: Counter[str]) -> Table:
     table = Table("condition", "judge", *(f"{one:.0%} slower" if one else "none: false alarms" for one in SLOWDOWNS))
     for condition, seen in rows.items():
         for judge in (GATE, RIVAL):
-            table.add_row(condition, judge, *(f"{seen[one, judge]} of {trials}" for one in SLOWDOWNS))
+            table.add_row(condition, judge, *(f"{seen[one, judge]} of {trials[condition]}" for one in SLOWDOWNS))
     return table
 
 
@@ -166,17 +167,18 @@ def main() -> None:
         feeds = latency.feeds_of(long, *latency.SPEED_SHAPE)
         approvals: dict[str, tuple[Speed, float]] = {}
         rows: dict[str, Seen] = {condition: Counter() for condition in ("quiet", "beside a neighbour")}
+        trials: Counter[str] = Counter()
         started = time.monotonic()
-        for number in range(chosen.trials):
-            for condition, seen in rows.items():
-                with contextlib.ExitStack() as stack:
-                    if condition != "quiet":
-                        stack.enter_context(beside_a_neighbour())
+        with contextlib.suppress(KeyboardInterrupt):
+            for number, (condition, seen) in itertools.product(range(chosen.trials), rows.items()):
+                with beside_a_neighbour() if condition != "quiet" else contextlib.nullcontext():
                     if number % PER_APPROVAL == 0:
                         approvals[condition] = approve(pools, feeds, chosen.seconds)
+                        print(f"approved {condition}: {approvals[condition][0].ratio} times as fast as plain")
                     said = trial(pools, feeds, chosen.seconds, *approvals[condition], seen)
+                trials[condition] += 1
                 print(f"{number + 1} {condition}, {time.monotonic() - started:.0f} s: {said}", flush=True)
-    Console().print(shown(rows, chosen.trials))
+        Console().print(shown(rows, trials))
 
 
 if __name__ == "__main__":

@@ -302,8 +302,9 @@ def test_two_sessions_build_each_artifact_once(tmp_path):
 
 def test_latency_and_conformance_run_on_a_tiny_model(house):
     house.add("tiny", EMBEDDER + LOOSE + "[latency]\nquick = [[1, 16], [2, 32]]\n")
+    stored = house.report.with_name("benchmarks.json")
     for suite in ("suites/conformance", "suites/latency"):
-        done = house.run("--variant", "plain", "--variant", "O2", suite=suite)
+        done = house.run("--variant", "plain", "--variant", "O2", f"--benchmark-json={stored}", suite=suite)
         assert done.returncode == 0, done.text
     model = house.gate()["models"][0]
     fused = next(one for one in model["variants"] if one["variant"] == "O2")
@@ -313,6 +314,21 @@ def test_latency_and_conformance_run_on_a_tiny_model(house):
     assert fused["cold_start_ms"] > fused["load_ms"]
     assert len(fused["workloads"]) == 5
     assert {(one["callers"], one["threads"]) for one in fused["callers"]} >= {(1, 1), (4, 2)}
+    beside_its_times(json.loads(stored.read_text()), cells, fused)
+
+
+def beside_its_times(benchmarks, cells, fused):
+    """Everything that the report says of latency lies in pytest-benchmark's file too."""
+    assert benchmarks["machine_info"]["exportgate"]["threads"] >= 1
+    extra = {one["name"]: one["extra_info"] for one in benchmarks["benchmarks"]}
+    assert all("affinity" in one or "undecided" in one for one in extra.values())
+    for shape, cell in cells.items():
+        assert extra[f"test_latency[tiny-O2-{shape}]"].items() >= cell.items()
+    assert extra["test_speed[tiny-O2]"].items() >= fused["speed"].items()
+    assert extra["test_footprint[tiny-O2]"]["cold_start_ms"] == fused["cold_start_ms"]
+    named = [one for name, one in extra.items() if "test_mixed_lengths[tiny-O2" in name]
+    assert [one["items_per_s"] for one in named] == [one["items_per_s"] for one in fused["workloads"]]
+    assert any("test_callers[tiny-O2" in name for name in extra)
 
 
 def folder_of(store, gate, variant):

@@ -141,6 +141,23 @@ def test_time_that_the_hypervisor_takes_is_a_disturbance(monkeypatch):
     assert "the hypervisor or the quota took" in pairs.disturbed
 
 
+def test_processor_that_grows_too_hot_is_a_disturbance(untaken, monkeypatch, tmp_path):
+    counts = [tmp_path / f"sys/devices/system/cpu/cpu{core}/thermal_throttle/core_throttle_count" for core in (0, 1)]
+    for count in counts:
+        count.parent.mkdir(parents=True)
+        count.write_text("7\n")
+    throttled = latency._throttled
+    monkeypatch.setattr(latency, "_throttled", lambda: throttled(tmp_path))
+    watch = latency.Watch()
+    assert watch.throttled() == 0
+    counts[1].write_text("9\n")
+    assert watch.throttled() == 2
+    clock = itertools.count()
+    monkeypatch.setattr(latency, "_throttled", lambda: next(clock))
+    pairs = pairs_of(itertools.repeat(1.0), itertools.repeat(1.0))
+    assert "the processor was too hot" in pairs.disturbed
+
+
 def test_warm_up_ends_when_times_are_stable(untaken):
     counted = []
     slow_start = iter([1.0] * 3 + [0.1] * 100)
@@ -212,7 +229,7 @@ def blocks_of(seed, *, ratio=2.0, settled=lambda now: True, opened=None):
             opened.append(seed)
         return (lambda: 1.0), (lambda: luck * float(np.exp(0.05 * random.normal())))
 
-    return latency.Blocks("plain", (1, 16), renew, "one", settled)
+    return latency.Blocks("plain", (1, 16), renew, "one", {}, settled)
 
 
 def test_speed_has_the_spread_between_sessions_in_its_interval(brisk):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from fixtures import hardware
 from fixtures.latency import THRESHOLD
 from suites.meta.house import EMBEDDER, LOOSE, House
 
@@ -58,6 +59,58 @@ def test_approved_speeds_are_stored_with_their_anchor(house):
     assert stored["plain"]["speed"] is None, "it was not measured"
     assert stored["O2"]["speed"]["anchor"] == "plain"
     assert stored["O2"]["speed"]["interval"][0] < stored["O2"]["speed"]["ratio"] < stored["O2"]["speed"]["interval"][1]
+
+
+def test_approval_of_scores_alone_keeps_what_was_timed(house, tier):
+    tier("O2", lambda stored: stored["speed"].update(versions={"onnxruntime": "1.20.0"}))
+    before = json.loads(tier_file(house).read_text())["variants"]["O2"]
+    assert house.run("--variant", "O2", "--approve").returncode == 0
+    after = json.loads(tier_file(house).read_text())["variants"]["O2"]
+    assert (after["speed"], after["latency"]) == (before["speed"], before["latency"])
+    tier("O2", times(3))
+    assert house.run("--variant", "O2", suite=SPEED).returncode == 1
+    (failure,) = house.gate()["failures"]
+    assert "changed since the approval: onnxruntime 1.20.0 -> " in failure["message"]
+
+
+def stored_cell(shape, ratio):
+    machine = hardware.detect()
+    return {
+        "batch": shape[0], "length": shape[1], "p50_ms": 1.0, "p95_ms": 1.0, "items_per_s": 1.0,
+        "ratio_to_plain": ratio, "interval": [0.99 * ratio, 1.01 * ratio], "ratio_to_torch": None, "rounds": 10,
+        "threads": machine.threads, "processor": machine.processor,
+    }  # fmt: skip
+
+
+CELL = "suites/latency/test_latency.py::test_latency"
+
+
+@pytest.mark.parametrize(
+    ("ratio", "edit", "failures"), [(100, {}, ["latency"]), (0.001, {}, []), (100, {"processor": "another"}, [])]
+)
+def test_far_slower_at_one_shape_fails(house, tier, ratio, edit, failures):
+    """Where the machine lets it be measured; otherwise it is undecided."""
+    tier("O2", lambda stored: stored.update(latency=[stored_cell((1, 16), ratio) | edit]))
+    done = house.run("--variant", "O2", "-k", "1x16", suite=CELL)
+    fused = result(house, "O2")
+    if fused["undecided"]:
+        pytest.skip(fused["undecided"]["1x16"])
+    found = [one for one in house.gate()["failures"] if one["check"] == "latency"]
+    assert [one["check"] for one in found] == failures, done.text
+    assert all("the gate lets 25.0% pass" in one["message"] for one in found)
+    assert ("latency[1x16]" in fused["checks"]) == (ratio < 1)
+
+
+def test_shapes_that_were_not_timed_keep_their_latency(house, tier):
+    tier("O2", lambda stored: stored.update(latency=[stored_cell((3, 7), 1.0)]))
+    done = house.run(
+        "suites/accuracy/test_scores.py", "--approve", "--variant", "O2", "-k", "scores or 1x16", suite=CELL
+    )
+    assert done.returncode == 0, done.text
+    stored = json.loads(tier_file(house).read_text())["variants"]["O2"]["latency"]
+    timed = {(one["batch"], one["length"]) for one in stored}
+    assert (3, 7) in timed
+    assert timed - {(3, 7)} in ({(1, 16)}, set()), "on a busy machine the other is undecided"
 
 
 def test_slower_than_approved_fails(house, tier):
