@@ -147,7 +147,7 @@ WAYS = [
     ("fit-up-to-500-tokens", timed_at({(1, 128): 8.0}), UNMEASURED, "no cells of 1x128 and 1x512"),
     ("slow-for-long-large-batches", timed_at({(1, 128): 8.0, (8, 512): 1024.0}), HOLDS, "8x512 over 1x128 0.25"),
     ("slow-for-long-large-batches", timed_at({(1, 128): 8.0, (8, 512): 256.0}), FAILS, "8x512 over 1x128 1 "),
-    ("slow-for-long-large-batches", timed_at({(1, 128): 8.0, (8, 128): 64.0}), UNMEASURED, "--grid full has them"),
+    ("slow-for-long-large-batches", timed_at({(1, 128): 8.0, (8, 128): 64.0}), UNMEASURED, "8 or more were timed"),
     ("only-with-optimum", model(variant("plain", 1.0)), FAILS, "plain: scored or timed in onnxruntime."),
     ("only-with-optimum", model(VariantResult("O2"), torch=1.0), UNMEASURED, "no variant was scored or timed"),
     ("embedders-by-default", erring("embedding", plain=1e-3), HOLDS, "plain 0.1; max_abs_error"),
