@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from fixtures import latency
+from fixtures import bench, latency
 from fixtures.baselines import Speed
 from fixtures.gate import ROOT
 from fixtures.tasks import Encoded
@@ -245,6 +245,21 @@ def test_variants_take_turns_until_each_is_settled(brisk):
     late = blocks_of(2, settled=lambda now: now.sessions == latency.MIN_BLOCKS + 2, opened=opened)
     latency.speeds([blocks_of(1, opened=opened), late], 30)
     assert opened == [1, 2] * latency.MIN_BLOCKS + [2, 2]
+
+
+def test_variant_that_does_not_run_stops_no_other(brisk):
+    def renew():
+        raise RuntimeError("no such operator")
+
+    def blocks():
+        broken = latency.Blocks("plain", (1, 16), renew, "one", {}, lambda now: True)
+        return {"sound": blocks_of(1), "broken": broken}
+
+    ran = bench.able(blocks(), "sound")
+    assert list(ran) == ["sound"]
+    assert latency.speeds(list(ran.values()), 30)[0].sessions == latency.MIN_BLOCKS
+    with pytest.raises(RuntimeError, match="no such operator"):
+        bench.able(blocks(), "broken")
 
 
 def test_blocks_end_when_time_is_up(brisk):
