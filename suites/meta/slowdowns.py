@@ -3,6 +3,9 @@
 tox run -e slowdowns                  # 100 trials of each slowdown, quiet and beside a neighbour: four hours
 tox run -e slowdowns -- --trials 20
 
+Every trial is added to build/slowdowns.jsonl, and what lies there counts: an interrupted run goes on where it ended.
+Remove the file after a change of the gate.
+
 A trial measures a variant with each slowdown planted: after every run the thread works on for that share of the
 processor time that the run took. The five take turns, as a model's variants do in the gate, and the gate's own
 functions judge. PER_APPROVAL trials are held to one approval, as runs of CI are. Beside it stands pytest-benchmark's
@@ -26,6 +29,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from pytest_benchmark.utils import PercentageRegressionCheck
 from rich.console import Console
@@ -40,10 +44,27 @@ SLOWDOWNS = (0.0, 0.02, 0.05, 0.10, 0.20)
 VARIANT = "O2-quantized"
 PER_APPROVAL, POOL = 10, 12
 RIVAL = "pytest-benchmark, median:5%"
-GATE = "exportgate"
+CONDITIONS = ("quiet", "beside a neighbour")
 Pools = tuple[list[OnnxRuntime], list[OnnxRuntime]]
-Seen = Counter[tuple[float, str]]
-"""(slowdown, who saw it) -> trials."""
+
+
+class Trial(msgspec.Struct):
+    """One planted slowdown, judged.
+
+    Attributes:
+        slower: how many times slower than approved, as the gate measured it. verdict: the gate's.
+        rival: whether pytest-benchmark saw it.
+    """
+
+    condition: str
+    slowdown: float
+    slower: float
+    verdict: str
+    sessions: int
+    rival: bool
+
+    def __str__(self) -> str:
+        return f"{self.slowdown:.0%} {self.slower:.3f} {self.verdict} ({self.sessions} sessions)"
 
 
 def files_of(folder: Path, variant: str) -> tuple[Path, Path, tasks.Encoded]:
@@ -133,26 +154,32 @@ def approve(pools: Pools, feeds: Feeds, seconds: float) -> tuple[Speed, float]:
     return speed, sides.median_s(0.0)
 
 
-def trial(pools: Pools, feeds: Feeds, seconds: float, approved: Speed, median_s: float, seen: Seen) -> str:
-    """Judge each slowdown, count who saw it, and return the verdicts in words."""
+def trial(condition: str, pools: Pools, feeds: Feeds, seconds: float, approved: Speed, median_s: float) -> list[Trial]:
+    """Plant each slowdown, and judge it by what was approved."""
     sides = Sides(pools, feeds)
     blocks = [sides.blocks(slowdown, lambda now: latency.change(approved, now).clear) for slowdown in SLOWDOWNS]
     rival = PercentageRegressionCheck("median", 5.0)
-    said = []
+    found = []
     for slowdown, now in zip(SLOWDOWNS, latency.speeds(blocks, seconds), strict=True):
-        found = latency.change(approved, now)
-        seen[slowdown, GATE] += found.verdict == "slower"
-        seen[slowdown, RIVAL] += bool(rival.fails({"median": sides.median_s(slowdown)}, {"median": median_s}))
-        said.append(f"{slowdown:.0%} {found.slower:.3f} {found.verdict} ({now.sessions} sessions)")
-    return ", ".join(said)
+        change = latency.change(approved, now)
+        fails = bool(rival.fails({"median": sides.median_s(slowdown)}, {"median": median_s}))
+        found.append(Trial(condition, slowdown, round(change.slower, 4), change.verdict, now.sessions, fails))
+    return found
 
 
-def shown(rows: dict[str, Seen], trials: Counter[str]) -> Table:
+def shown(trials: list[Trial]) -> Table:
+    """Return how many trials of each slowdown each judge saw."""
     table = Table("condition", "judge", *(f"{one:.0%} slower" if one else "none: false alarms" for one in SLOWDOWNS))
-    for condition, seen in rows.items():
-        for judge in (GATE, RIVAL):
-            table.add_row(condition, judge, *(f"{seen[one, judge]} of {trials[condition]}" for one in SLOWDOWNS))
+    seen = Counter((one.condition, one.slowdown) for one in trials if one.verdict == "slower")
+    rival = Counter((one.condition, one.slowdown) for one in trials if one.rival)
+    for condition, (judge, counts) in itertools.product(CONDITIONS, (("exportgate", seen), (RIVAL, rival))):
+        shares = [f"{counts[condition, one]} of {count(trials, condition)}" for one in SLOWDOWNS]
+        table.add_row(condition, judge, *shares)
     return table
+
+
+def count(trials: list[Trial], condition: str) -> int:
+    return sum(one.condition == condition for one in trials) // len(SLOWDOWNS)
 
 
 def main() -> None:
@@ -160,25 +187,29 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--store", type=Path, help="a warm store; by default one is made first")
     parser.add_argument("--seconds", type=float, default=latency.SPEED_S["quick"], help="budget of one measurement")
+    parser.add_argument("--results", type=Path, default=ROOT / "build" / "slowdowns.jsonl")
     chosen = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="exportgate-") as folder:
+    chosen.results.parent.mkdir(parents=True, exist_ok=True)
+    chosen.results.touch()
+    trials = msgspec.json.Decoder(Trial).decode_lines(chosen.results.read_bytes())
+    with tempfile.TemporaryDirectory(prefix="exportgate-") as folder, contextlib.suppress(KeyboardInterrupt):
         plain, other, long = files_of(chosen.store or Path(folder), VARIANT)
         pools = [OnnxRuntime(plain, 1) for _ in range(POOL)], [OnnxRuntime(other, 1) for _ in range(POOL)]
         feeds = latency.feeds_of(long, *latency.SPEED_SHAPE)
         approvals: dict[str, tuple[Speed, float]] = {}
-        rows: dict[str, Seen] = {condition: Counter() for condition in ("quiet", "beside a neighbour")}
-        trials: Counter[str] = Counter()
-        started = time.monotonic()
-        with contextlib.suppress(KeyboardInterrupt):
-            for number, (condition, seen) in itertools.product(range(chosen.trials), rows.items()):
-                with beside_a_neighbour() if condition != "quiet" else contextlib.nullcontext():
-                    if number % PER_APPROVAL == 0:
-                        approvals[condition] = approve(pools, feeds, chosen.seconds)
-                        print(f"approved {condition}: {approvals[condition][0].ratio} times as fast as plain")
-                    said = trial(pools, feeds, chosen.seconds, *approvals[condition], seen)
-                trials[condition] += 1
-                print(f"{number + 1} {condition}, {time.monotonic() - started:.0f} s: {said}", flush=True)
-        Console().print(shown(rows, trials))
+        for number, condition in itertools.product(range(chosen.trials), CONDITIONS):
+            if count(trials, condition) >= chosen.trials:
+                continue
+            with beside_a_neighbour() if condition != "quiet" else contextlib.nullcontext():
+                if number % PER_APPROVAL == 0:
+                    approvals[condition] = approve(pools, feeds, chosen.seconds)
+                    print(f"approved {condition}: {approvals[condition][0].ratio} times as fast as plain", flush=True)
+                found = trial(condition, pools, feeds, chosen.seconds, *approvals[condition])
+            trials += found
+            with chosen.results.open("ab") as file:
+                file.write(msgspec.json.Encoder().encode_lines(found))
+            print(f"{count(trials, condition)} {condition}: {', '.join(map(str, found))}", flush=True)
+    Console().print(shown(trials))
 
 
 if __name__ == "__main__":
