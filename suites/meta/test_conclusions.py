@@ -1,5 +1,6 @@
 """What to deploy: hand-made latencies, sizes and errors, and the choice that follows from them."""
 
+import msgspec
 import pytest
 
 from fixtures.baselines import Callers, Cell
@@ -44,6 +45,18 @@ def test_of_what_cannot_be_told_apart_the_closest_is_chosen_and_the_others_are_n
     found = chosen(PLAIN, INT8_WORSE, INT8)["lowest p50 at batch 1"]
     assert (found.variant, found.alike) == ("quantized", ["O2-quantized"])
     assert recommend(model(PLAIN, INT8_WORSE, INT8)).endswith("; O2-quantized cannot be told apart in latency")
+
+
+def test_models_with_a_grid_of_their_own_are_decided_by_its_nearest_length():
+    own = [variant(name, ratio, 90, 1e-7, batches=(1, 8)) for name, ratio in (("plain", 1.0), ("O2", 1.3))]
+    for one in own:
+        one.latency = [msgspec.structs.replace(cell, length=length) for cell in one.latency for length in (16, 64)]
+        one.callers = [Callers(2, 1, 1e6, 0.1, 0.1)]
+    found = chosen(*own)
+    assert found["lowest p50 at batch 1"].value.endswith("ms at 1x64")
+    assert found["highest throughput"].value.endswith("texts/s of 64 tokens"), "callers were timed at 128 tokens"
+    assert found["highest throughput"].callers == 1
+    assert "times faster than plain at 1x64" in recommend(model(*own))
 
 
 def test_what_intervals_tell_apart_is_not_alike():
