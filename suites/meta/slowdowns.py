@@ -42,7 +42,7 @@ from fixtures.runtimes import Feeds, OnnxRuntime
 
 SLOWDOWNS = (0.0, 0.02, 0.05, 0.10, 0.20)
 VARIANT = "O2-quantized"
-PER_APPROVAL, POOL = 10, 12
+PER_APPROVAL, POOL = 20, 12
 RIVAL = "pytest-benchmark, median:5%"
 CONDITIONS = ("quiet", "beside a neighbour")
 Pools = tuple[list[OnnxRuntime], list[OnnxRuntime]]
@@ -53,7 +53,8 @@ class Trial(msgspec.Struct):
 
     Attributes:
         slower: how many times slower than approved, as the gate measured it. verdict: the gate's.
-        rival: whether pytest-benchmark saw it.
+        sessions: opened anew until then. approved: how many times as fast as plain. rival: whether pytest-benchmark
+        saw it. processor: on which it was.
     """
 
     condition: str
@@ -61,7 +62,9 @@ class Trial(msgspec.Struct):
     slower: float
     verdict: str
     sessions: int
+    approved: float
     rival: bool
+    processor: str
 
     def __str__(self) -> str:
         return f"{self.slowdown:.0%} {self.slower:.3f} {self.verdict} ({self.sessions} sessions)"
@@ -163,7 +166,12 @@ def trial(condition: str, pools: Pools, feeds: Feeds, seconds: float, approved: 
     for slowdown, now in zip(SLOWDOWNS, latency.speeds(blocks, seconds), strict=True):
         change = latency.change(approved, now)
         fails = bool(rival.fails({"median": sides.median_s(slowdown)}, {"median": median_s}))
-        found.append(Trial(condition, slowdown, round(change.slower, 4), change.verdict, now.sessions, fails))
+        found.append(
+            Trial(
+                condition, slowdown, round(change.slower, 4), change.verdict, now.sessions, approved.ratio, fails,
+                hardware.detect().processor,
+            )
+        )  # fmt: skip
     return found
 
 

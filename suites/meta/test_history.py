@@ -107,7 +107,7 @@ def test_command_prints_the_step(tmp_path):
     stored(tmp_path, STEP)
     found = run(tmp_path)
     assert found.returncode == 0
-    assert "1 series, of 20 to 20 runs; 1 steps beyond 2.8%" in found.stdout
+    assert "1 series, of 20 to 20 runs; 1 steps beyond 2.5%" in found.stdout
     assert "since 2026-01-13T10:00: test_latency[m-O2-1x16] is 1.1" in found.stdout
 
 
