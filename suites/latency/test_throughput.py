@@ -13,7 +13,7 @@ from fixtures.runtimes import OnnxRuntime
 @pytest.mark.parametrize(("batch", "by_length"), [(1, False), (8, False), (8, True), (32, False), (32, True)])
 def test_mixed_lengths(case, batch, by_length, recorded):
     """The same texts: throughput, and how much of what is computed is padding."""
-    runtime = bench.session_of(case)
+    runtime = case.runtime
     texts = case.encoded.subset(mixed(case.encoded.lengths))
 
     def run(feeds):
@@ -21,8 +21,6 @@ def test_mixed_lengths(case, batch, by_length, recorded):
 
     found = recorded(lambda: latency.workload(run, texts, batch, by_length=by_length))
     case.result.workloads.append(found)
-    assert found.items_per_s > 0
-    assert batch > 1 or not found.padding
 
 
 @pytest.mark.parametrize("threads", [1, 2, 0], ids=["one thread", "two threads", "all threads"])
@@ -37,7 +35,6 @@ def test_callers(case, count, threads, gate, recorded):
     run = functools.partial(runtime.session.run, None, feeds)
     found = recorded(lambda: latency.callers(run, count, threads))
     case.result.callers.append(found)
-    assert found.items_per_s > 0
 
 
 def mixed(lengths):

@@ -8,7 +8,8 @@ Remove the file after a change of the gate.
 
 A trial measures a variant with each slowdown planted: after every run the thread works on for that share of the
 processor time that the run took. The five take turns, as a model's variants do in the gate, and the gate's own
-functions judge. PER_APPROVAL trials are held to one approval, as runs of CI are. Beside it stands pytest-benchmark's
+functions judge. Every trial is a process with sessions of its own, as is every approval; PER_APPROVAL trials, of the
+minutes after it, are held to one. Beside it stands pytest-benchmark's
 `--benchmark-compare-fail=median:5%`, on the wall-clock times of the very same rounds.
 
 The neighbour works in bursts on another core: a tenth of a second on average, and as long a rest.
@@ -26,8 +27,10 @@ import random
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -43,9 +46,12 @@ from fixtures.runtimes import Feeds, OnnxRuntime
 SLOWDOWNS = (0.0, 0.02, 0.05, 0.10, 0.20)
 VARIANT = "O2-quantized"
 PER_APPROVAL, POOL = 20, 12
+SPAWN = multiprocessing.get_context("spawn")
 RIVAL = "pytest-benchmark, median:5%"
 CONDITIONS = ("quiet", "beside a neighbour")
-Pools = tuple[list[OnnxRuntime], list[OnnxRuntime]]
+
+
+Found = TypeVar("Found")
 
 
 class Trial(msgspec.Struct):
@@ -91,27 +97,39 @@ def neighbour(core: int) -> None:
     """Work in bursts on one core, as long as the process lives that started it."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
-    generator, square, long = np.random.default_rng(), np.ones((400, 400), np.float32), np.ones(4_000_000, np.float32)
+    generator, short, long = np.random.default_rng(), np.ones(10_000, np.float32), np.ones(4_000_000, np.float32)
     parent = os.getppid()
     while os.getppid() == parent:
         ends = time.perf_counter() + generator.exponential(0.1)
         while time.perf_counter() < ends:
-            square @ square
+            np.sqrt(short)
             long * 2
         time.sleep(generator.exponential(0.1))
 
 
 @contextlib.contextmanager
 def beside_a_neighbour() -> Iterator[None]:
-    """Let a neighbour work on the last core."""
-    spawn = multiprocessing.get_context("spawn")
-    process = spawn.Process(target=neighbour, args=((os.cpu_count() or 1) - 1,), daemon=True)
+    """Let a neighbour work on the last core that is ours.
+
+    Raises:
+        RuntimeError: it ended before its time.
+    """
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    process = SPAWN.Process(target=neighbour, args=(max(cores),), daemon=True)
     process.start()
     try:
         yield
+        if not process.is_alive():
+            raise RuntimeError(f"the neighbour ended with exit code {process.exitcode}")
     finally:
         process.kill()
         process.join()
+
+
+def alone(measure: Callable[..., Found], *arguments: object) -> Found:
+    """Measure in a new process."""
+    with ProcessPoolExecutor(1, SPAWN) as pool:
+        return pool.submit(measure, *arguments).result()
 
 
 class Sides:
@@ -121,8 +139,8 @@ class Sides:
         walls: seconds of the slowed rounds, by the clock on the wall: what pytest-benchmark stores.
     """
 
-    def __init__(self, pools: Pools, feeds: Feeds) -> None:
-        self.pools, self.feeds = pools, feeds
+    def __init__(self, files: Sequence[Path], feeds: Feeds) -> None:
+        self.pools, self.feeds = [[OnnxRuntime(file, 1) for _ in range(POOL)] for file in files], feeds
         self.walls: dict[float, list[float]] = {slowdown: [] for slowdown in SLOWDOWNS}
 
     def renew(self, slowdown: float) -> tuple[latency.Side, latency.Side]:
@@ -150,16 +168,22 @@ class Sides:
         return float(np.median(self.walls[slowdown]))
 
 
-def approve(pools: Pools, feeds: Feeds, seconds: float) -> tuple[Speed, float]:
-    """Return the speed, and the median that pytest-benchmark would store; others take turns, as in the gate."""
-    sides = Sides(pools, feeds)
+def approve(files: Sequence[Path], feeds: Feeds, seconds: float) -> tuple[Speed, float]:
+    """Return the speed, and the median that pytest-benchmark would store; others take turns, as in the gate.
+
+    Args:
+        files: plain and the variant. seconds: budget of a measurement that is no approval.
+    """
+    sides = Sides(files, feeds)
     speed, *_ = latency.speeds([sides.blocks(slowdown, latency.precise) for slowdown in SLOWDOWNS], 2 * seconds)
     return speed, sides.median_s(0.0)
 
 
-def trial(condition: str, pools: Pools, feeds: Feeds, seconds: float, approved: Speed, median_s: float) -> list[Trial]:
+def trial(
+    files: Sequence[Path], feeds: Feeds, seconds: float, condition: str, approved: Speed, median_s: float
+) -> list[Trial]:
     """Plant each slowdown, and judge it by what was approved."""
-    sides = Sides(pools, feeds)
+    sides = Sides(files, feeds)
     blocks = [sides.blocks(slowdown, lambda now: latency.change(approved, now).clear) for slowdown in SLOWDOWNS]
     rival = PercentageRegressionCheck("median", 5.0)
     found = []
@@ -201,18 +225,17 @@ def main() -> None:
     chosen.results.touch()
     trials = msgspec.json.Decoder(Trial).decode_lines(chosen.results.read_bytes())
     with tempfile.TemporaryDirectory(prefix="exportgate-") as folder, contextlib.suppress(KeyboardInterrupt):
-        plain, other, long = files_of(chosen.store or Path(folder), VARIANT)
-        pools = [OnnxRuntime(plain, 1) for _ in range(POOL)], [OnnxRuntime(other, 1) for _ in range(POOL)]
-        feeds = latency.feeds_of(long, *latency.SPEED_SHAPE)
+        *files, long = files_of(chosen.store or Path(folder), VARIANT)
+        given = files, latency.feeds_of(long, *latency.SPEED_SHAPE), chosen.seconds
         approvals: dict[str, tuple[Speed, float]] = {}
         for number, condition in itertools.product(range(chosen.trials), CONDITIONS):
             if count(trials, condition) >= chosen.trials:
                 continue
             with beside_a_neighbour() if condition != "quiet" else contextlib.nullcontext():
                 if number % PER_APPROVAL == 0:
-                    approvals[condition] = approve(pools, feeds, chosen.seconds)
+                    approvals[condition] = alone(approve, *given)
                     print(f"approved {condition}: {approvals[condition][0].ratio} times as fast as plain", flush=True)
-                found = trial(condition, pools, feeds, chosen.seconds, *approvals[condition])
+                found = alone(trial, *given, condition, *approvals[condition])
             trials += found
             with chosen.results.open("ab") as file:
                 file.write(msgspec.json.Encoder().encode_lines(found))

@@ -59,10 +59,19 @@ def test_models_with_a_grid_of_their_own_are_decided_by_its_nearest_length():
     assert "times faster than plain at 1x64" in recommend(model(*own))
 
 
-def test_what_intervals_tell_apart_is_not_alike():
-    narrow = variant("O2-quantized", 2.52, 23.1, 0.06, half=0.003), variant("quantized", 2.5, 23, 0.04, half=0.003)
+@pytest.mark.parametrize(("ratio", "alike"), [(2.52, True), (2.62, True), (2.63, False)])
+def test_what_intervals_tell_apart_is_not_alike_unless_another_session_would_make_it_so(ratio, alike):
+    narrow = variant("O2-quantized", ratio, 23.1, 0.06, half=0.003), variant("quantized", 2.5, 23, 0.04, half=0.003)
     found = chosen(PLAIN, *narrow)["lowest p50 at batch 1"]
-    assert (found.variant, found.alike) == ("O2-quantized", [])
+    assert (found.variant, found.alike) == (("quantized", ["O2-quantized"]) if alike else ("O2-quantized", []))
+
+
+def test_what_is_undecided_may_be_the_fastest():
+    unknown = variant("O3", 1, 90, 9e-5, batches=(), undecided={"1x128": "the hypervisor took 9 %"})
+    found = chosen(PLAIN, O2, unknown)
+    assert (found["lowest p50 at batch 1"].variant, found["lowest p50 at batch 1"].alike) == ("O2", ["O3"])
+    assert found["highest throughput"].alike == ["O3"]
+    assert front(model(PLAIN, O2, unknown)) == ["O2", "O3"]
 
 
 def test_errors_below_what_two_runs_differ_by_are_alike_and_the_fastest_is_chosen():
@@ -86,6 +95,16 @@ def test_throughput_finds_batch_callers_and_what_does_as_well():
     assert found.settings == []
     many.callers[1] = Callers(2, 1, 68, 21, 22)
     assert chosen(PLAIN, many)["highest throughput"].settings == ["batch 1", "batch 8"]
+
+
+def test_another_variant_may_serve_callers_best():
+    """Where one session's callers do clearly more than the fastest batch of any variant."""
+    single, many = variant("quantized", 2.5, 23, 0.04), variant("O2-quantized", 2.4, 23, 0.06, half=0.001)
+    many.callers = [Callers(2, 1, 60, 21, 22)]
+    assert chosen(PLAIN, single, many)["highest throughput"].variant == "quantized"
+    many.callers = [Callers(2, 1, 90, 21, 22)]
+    found = chosen(PLAIN, single, many)["highest throughput"]
+    assert (found.variant, found.callers, found.alike) == ("O2-quantized", 2, [])
 
 
 def test_fewest_threads_that_are_as_fast_are_chosen():

@@ -16,7 +16,8 @@ NOISE = {
 }
 SERIES = 100
 LUCK = np.exp(np.random.default_rng(1).normal(0, 0.005, 20))
-NAME = ("suites/latency/test_latency.py::test_latency[m-O2-1x16]", "x86_64 family 25")
+WHERE = {"processor": "x86_64 family 25", "tier": "avx2", "threads": 2, "handed_in": False}
+NAME = ("suites/latency/test_latency.py::test_latency[m-O2-1x16]", "x86_64 family 25, tier avx2, 2 threads")
 
 
 def series(ratios, name=NAME):
@@ -61,12 +62,12 @@ def test_single_run_that_stands_out_is_no_step():
     assert history.steps(series(ratios)) == []
 
 
-def stored(folder, runs, *, ratio="ratio_to_plain", processor=NAME[1], **extra):
+def stored(folder, runs, *, ratio="ratio_to_plain", where=(), **extra):
     """Write runs as pytest-benchmark does: a folder per machine, a file per run."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, (value, version) in enumerate(runs):
         run = {
-            "machine_info": {"exportgate": {"processor": processor, "versions": {"onnxruntime": version}}},
+            "machine_info": {"exportgate": WHERE | dict(where) | {"versions": {"onnxruntime": version}}},
             "commit_info": {"id": f"{number:040x}"},
             "datetime": f"2026-01-{number + 1:02}T10:00:00+00:00",
             "benchmarks": [{"fullname": NAME[0], "extra_info": {ratio: value, **extra}}],
@@ -86,15 +87,16 @@ def test_step_tells_when_and_which_version_changed(tmp_path):
     assert step.slower == pytest.approx(2.0 / 1.8, abs=0.01)
 
 
-@pytest.mark.parametrize("untold", [{"undecided": "stolen"}, {"ratio": "none"}])
-def test_runs_without_a_ratio_are_left_out(tmp_path, untold):
+@pytest.mark.parametrize("untold", [{"where": {"handed_in": True}}, {"ratio": "none"}])
+def test_candidates_and_runs_without_a_ratio_are_left_out(tmp_path, untold):
     stored(tmp_path, STEP, **untold)
     assert history.read(tmp_path) == {}
 
 
-def test_processors_are_kept_apart(tmp_path):
+@pytest.mark.parametrize("other", [{"processor": "aarch64"}, {"tier": "sse"}, {"threads": 4}])
+def test_processors_tiers_and_threads_are_kept_apart(tmp_path, other):
     stored(tmp_path / "one", STEP[:12])
-    stored(tmp_path / "other", STEP[12:], processor="aarch64")
+    stored(tmp_path / "other", STEP[12:], where=other)
     assert history.steps(history.read(tmp_path)) == []
 
 

@@ -48,11 +48,6 @@ def test_grids_are_those_of_the_design():
     assert set(latency.GRIDS["full"]) == set(itertools.product((1, 2, 4, 8, 16, 32), (16, 64, 128, 256, 512)))
 
 
-def test_grid_of_a_model():
-    assert latency.grid_of("quick", None, 200) == [(1, 16), (1, 128), (8, 16), (8, 128)]
-    assert latency.grid_of("full", ((3, 5),), 512) == [(3, 5)]
-
-
 def test_cell_by_hand():
     variant = np.array([1.0, 2.0, 3.0, 4.0, 5.0] * 4) / 1e3
     found = latency.cell((8, 16), 3 * variant, variant, threads=2)
@@ -65,9 +60,11 @@ def test_cell_by_hand():
 def test_pairs_cancel_what_the_machine_does_to_both():
     """Another tenant doubles the time of some rounds; the ratio of each pair stays what it is."""
     random = np.random.default_rng(3)
-    weather = 1 + random.integers(0, 2, 40) + 0.01 * random.normal(size=40)
-    found = latency.cell((1, 16), 0.004 * weather, 0.002 * weather, threads=1)
-    assert found.ratio_to_plain == pytest.approx(2)
+    weather = 1 + random.integers(0, 2, 40)
+    anchor, variant = (seconds * weather * (1 + 0.01 * random.normal(size=40)) for seconds in (0.004, 0.002))
+    found = latency.cell((1, 16), anchor, variant, threads=1)
+    assert found.ratio_to_plain == pytest.approx(2, rel=0.01)
+    assert latency.half_width(found.interval) < 0.01
 
 
 def test_interval_is_that_of_a_median():
@@ -103,6 +100,7 @@ def times(median, spread, seed):
 @pytest.fixture
 def untaken(monkeypatch):
     monkeypatch.setattr(latency, "_stolen_s", lambda: 0.0)
+    monkeypatch.setattr(latency, "_quota_s", lambda: 0.0)
 
 
 def test_rounds_end_when_the_ratio_is_known(untaken):
@@ -117,6 +115,7 @@ def test_rounds_end_when_the_ratio_is_known(untaken):
 def test_order_within_a_pair_is_random(untaken):
     order = []
     pairs = latency.Pairs(lambda: order.append("anchor") or 1.0, lambda: order.append("variant") or 1.0, 30)
+    pairs._random = np.random.default_rng(0)
     for _ in range(latency.MIN_ROUNDS):
         pairs.setup()
         pairs.run()
@@ -139,6 +138,18 @@ def test_time_that_the_hypervisor_takes_is_a_disturbance(monkeypatch):
     monkeypatch.setattr(latency, "_stolen_s", lambda: float(next(clock)))
     pairs = pairs_of(itertools.repeat(1.0), itertools.repeat(1.0))
     assert "the hypervisor or the quota took" in pairs.disturbed
+
+
+def test_quota_takes_of_what_it_leaves(untaken, monkeypatch):
+    """Two of 64 cores, kept waiting for a tenth of the time: a tenth of the container's time, not of the host's."""
+    monkeypatch.setattr(latency.os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(latency.loky, "cpu_count", lambda: 2)
+    watch = latency.Watch(start=latency.time.monotonic() - 100)
+    assert watch.taken() == 0
+    monkeypatch.setattr(latency, "_quota_s", lambda: 20.0)
+    assert watch.taken() == pytest.approx(0.1, rel=0.01)
+    monkeypatch.setattr(latency, "_stolen_s", lambda: 64.0)
+    assert watch.taken() == pytest.approx(0.11, rel=0.01)
 
 
 def test_processor_that_grows_too_hot_is_a_disturbance(untaken, monkeypatch, tmp_path):
@@ -267,13 +278,15 @@ def test_blocks_end_when_time_is_up(brisk):
     assert found.sessions == latency.MIN_BLOCKS
 
 
+MOST_BLOCKS = latency.SPEED_S["quick"] / latency.BLOCK_S
+
+
 def verdicts(slowdown, trials=150):
     """What the gate says of a slowdown, with an approval of its own for every trial."""
-    most = latency.SPEED_S["quick"] / 0.5  # blocks
     approved = latency.speeds([blocks_of(seed, settled=latency.precise) for seed in range(trials)], 30)
 
     def held_to(one):
-        return lambda now: now.sessions >= most or latency.change(one, now).clear
+        return lambda now: now.sessions >= MOST_BLOCKS or latency.change(one, now).clear
 
     now = [
         blocks_of(trials + seed, ratio=2 / (1 + slowdown), settled=held_to(one)) for seed, one in enumerate(approved)
