@@ -4,6 +4,7 @@ tox run -e slowdowns                  # 100 trials of each slowdown, quiet and b
 tox run -e slowdowns -- --trials 20
 
 Every trial is added to build/slowdowns.jsonl, and what lies there counts: an interrupted run goes on where it ended.
+With `--results docs/slowdowns.jsonl` those go on that are published.
 Remove the file after a change of the gate.
 
 A trial measures a variant with each slowdown planted: after every run the thread works on for that share of the

@@ -1,0 +1,117 @@
+"""Emulated processors: the runner and its protocol on this processor, few probes, and what cannot be had.
+
+QEMU itself is not run here: `tox run -e emulated-arm64` does that.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from fixtures import emulation, hardware, probes
+from fixtures.emulation import PROCESSORS, Emulated
+from fixtures.hardware import TIER
+from fixtures.runtimes import OnnxRuntime
+from suites.meta.house import EMBEDDER, House
+
+
+@pytest.fixture
+def tools(tmp_path):
+    """Tools as `fetch` makes them, but for `qemu`, which hands its command to this very Python."""
+    (tmp_path / "wheels").symlink_to(Path(onnxruntime.__file__).parents[1])
+    script = tmp_path / "qemu"
+    script.write_text(f'#!/bin/sh\nwhile [ "$1" != "{tmp_path}/python" ]; do shift; done\nshift 5\n'
+                      f'exec "{sys.executable}" "$@"\n')  # fmt: skip
+    script.chmod(0o755)
+    return tmp_path
+
+
+@pytest.fixture
+def file(tmp_path):
+    """A graph that multiplies ids by their mask."""
+    inputs = [
+        helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "length"])
+        for name in ("input_ids", "attention_mask")
+    ]
+    outputs = [helper.make_tensor_value_info("masked", TensorProto.INT64, ["batch", "length"])]
+    graph = helper.make_graph([helper.make_node("Mul", [one.name for one in inputs], ["masked"])], "g", inputs, outputs)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, tmp_path / "model.onnx")
+    return tmp_path / "model.onnx"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script plays QEMU")
+def test_runner_answers_as_a_session_here_does(tools, file):
+    ids = np.array([[5, 6, 7], [8, 9, 4]])
+    feeds = {"input_ids": ids, "attention_mask": np.array([[1, 1, 1], [1, 1, 0]])}
+    emulated, here = Emulated(file, tools, PROCESSORS["avx2"]), OnnxRuntime(file, 1)
+    assert (emulated.inputs, emulated.outputs) == (here.inputs, here.outputs)
+    for _ in range(2):
+        for name, values in emulated(feeds).items():
+            np.testing.assert_array_equal(values, here(feeds)[name])
+    with pytest.raises(KeyError, match="the graph wants"):
+        emulated({"input_ids": feeds["input_ids"]})
+    with pytest.raises(RuntimeError, match=r"the emulated process ended with exit code 1: .*INVALID_ARGUMENT"):
+        emulated({name: values.astype(np.float32) for name, values in feeds.items()})
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script plays QEMU")
+def test_file_that_onnxruntime_cannot_load_is_said_so(tools, tmp_path):
+    (tmp_path / "model.onnx").write_text("nothing")
+    with pytest.raises(RuntimeError, match=r"ended with exit code 1: .*model.onnx failed"):
+        Emulated(tmp_path / "model.onnx", tools, PROCESSORS["avx2"])
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_every_processor_has_a_tier_and_a_baseline_of_its_own(name):
+    found = emulation.machine(hardware.detect(), name)
+    assert found.int8 == TIER[found.tier].int8
+    assert found.arch == TIER[found.tier].family
+    assert found.baseline == f"emulated-{found.tier}"
+
+
+def test_few_probes_are_of_all_and_short():
+    for kind in ("texts", "pairs"):
+        few, every = probes.PROBES[f"few {kind}"], probes.PROBES[kind]
+        assert set(few) < set(every)
+        assert 15 <= len(few) <= 40
+        assert all(one.length is None for one in few)
+    queries = {one.query for one in probes.PROBES["few pairs"] if one.query}
+    assert len(queries) == probes.FEW_QUERIES
+    whole = [one for one in probes.PAIRS if one.query in queries]
+    assert set(whole) <= set(probes.PROBES["few pairs"]), "ranks need every passage of a query"
+
+
+@pytest.mark.parametrize("missing", ["apt-get", "dpkg-deb"])
+def test_system_without_apt_says_what_is_missing(tmp_path, monkeypatch, missing):
+    monkeypatch.setattr(shutil, "which", lambda name: None if name == missing else f"/usr/bin/{name}")
+    step = emulation.plan(PROCESSORS["arm64"], "1.32.0")
+    with pytest.raises(emulation.CannotEmulate, match=f"emulation needs {missing}: use a Debian or Ubuntu system"):
+        step.function()([], tmp_path, step.parameters)
+
+
+def test_what_cannot_be_downloaded_is_said_so(tmp_path):
+    with pytest.raises(emulation.CannotEmulate, match=r"No matching distribution found for onnxruntime==0\.0\.1"):
+        emulation._wheels(tmp_path / "wheels", tmp_path, "aarch64", ("onnxruntime==0.0.1",))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--emulate=z80"], "--emulate: 'z80' is none of sse, avx2, arm64"),
+        (["--emulate=avx2", "--emulate-ort=1.27"], "--emulate-ort: '1.27' is no version such as 1.27.0"),
+        (["--emulate=avx2", "--tier=avx2"], "--emulate: --tier cannot be combined with it"),
+        (["--emulate-ort=1.27.0"], "--emulate-ort: says nothing without --emulate"),
+    ],
+)
+def test_wrong_options_are_refused(tmp_path, options, said):
+    house = House(tmp_path, tmp_path / "store")
+    house.add("tiny", EMBEDDER)
+    done = house.run(*options)
+    assert done.returncode == 4
+    assert said in done.text
