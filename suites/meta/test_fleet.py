@@ -1,0 +1,127 @@
+"""Reports of several machines as one: what all of them can share, who is told apart, and what is refused."""
+
+import json
+import subprocess
+import sys
+
+import msgspec
+import pytest
+
+from fixtures.baselines import Cell
+from fixtures.gate import ROOT
+from fixtures.report import files, fleet
+from fixtures.report.results import Failure, ModelResult, Results, VariantResult
+
+CEILING = {"max_abs_error": 0.08}
+
+
+def variant(name, graph, error, ratio=None, **more):
+    """Return a variant, timed or not."""
+    cells = [Cell(1, 128, 30 / ratio, 40 / ratio, 33 * ratio, ratio, (ratio, ratio), None, 40, 2)] if ratio else []
+    result = VariantResult(
+        name, graph=f"sha256:{graph}", bytes=int(2e7 if "quant" in name else 9e7), latency=cells,
+        closeness={"max_abs_error": error}, ceiling=CEILING, drift={"max_abs_error": 0.0},
+    )  # fmt: skip
+    return msgspec.structs.replace(result, **more)
+
+
+def report(folder, tier, variants, cpu="a processor", digest="sha256:m", version="1.32.0", **more):
+    """Write one machine's report, and return its folder."""
+    machine = {"arch": "x86_64", "tier": tier, "cpu": cpu, "cores": 2, "providers": []}
+    results = Results(machine, {"onnxruntime": version}, [ModelResult("m", digest, "embedding", variants=variants)])
+    files.write(msgspec.structs.replace(results, **more), folder)
+    return folder
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Reports of two machines, whose int8 is faster, and another file in each; one shared int8 fails on the second."""
+    ours = [variant("plain", "p", 1e-6, 1.0), variant("O2", "o", 2e-6, 1.3), variant("quantized", "s8", 0.03, 3.0)]
+    theirs = [variant("plain", "p", 1e-6, 1.0), variant("O2", "o", 3e-6, 1.1), variant("quantized", "u8", 0.05, 2.0)]
+    ours.append(variant("O2-quantized", "both", 0.01, 4.0))
+    theirs.append(variant("O2-quantized", "both", 0.5, 4.0, status="fail"))
+    failure = Failure("m", "O2-quantized", "scores_stay_within_ceiling", "m O2-quantized: too far")
+    return [
+        report(tmp_path / "a", "avx512_vnni", ours),
+        report(tmp_path / "b", "avx2", theirs, failures=[failure], verdict="fail"),
+    ]
+
+
+def test_what_passes_everywhere_is_shared_and_what_each_would_rather_have_stands_beside(folders):
+    found = fleet.read(folders)
+    assert str(found.shared("m")) == "O2 (o)"  # of plain and O2 the faster one, though int8 is faster in each place
+    gain = "at least 1.1 times faster than plain where it was timed"
+    assert found.recommend("m") == f"share O2 (o): {gain}, 90 MB, max_abs_error at most 3e-06 (avx2)"
+    wishes = {row[0]: (row[1], row[-1]) for row in found.wishes("m").rows}
+    assert wishes["avx512_vnni"] == ("O2-quantized (both)", "23.1 ms, max_abs_error 2e-06")
+    assert wishes["avx2"][0] == "quantized (u8)"
+    rows = {row[:2]: row[2:] for row in found.matrix("m").rows}
+    assert rows["quantized", "s8"] == ("0.03 pass", "-")
+    assert rows["O2-quantized", "both"] == ("0.01 pass", "0.5 fail")
+    assert list(found.remarks()) == ["avx2: m O2-quantized: scores_stay_within_ceiling: too far"]
+    assert found.verdict == "fail"
+
+
+def test_untimed_places_share_the_smallest_file(tmp_path):
+    both = [variant("plain", "p", 1e-6), variant("quantized", "q", 0.03), variant("O2-quantized", "oq", 0.02)]
+    found = fleet.read([report(tmp_path / one, one, both) for one in ("arm64", "sse")])
+    assert str(found.shared("m")) == "O2-quantized (oq)"
+    assert [row[-1] for row in found.wishes("m").rows] == ["the same", "the same"]
+    alone = fleet.read([report(tmp_path / one, one, [variant("plain", one, 1e-6)]) for one in ("arm64", "sse")])
+    assert alone.recommend("m") == "no artifact passes everywhere: each place needs its own"
+
+
+def test_versions_of_onnxruntime_are_places_of_their_own(tmp_path):
+    variants = [variant("quantized", "q", 0.03), variant("quantized@1.23.2", "q", 0.04)]
+    found = fleet.read([report(tmp_path / "a", "emulated-avx2", variants)])
+    assert found.matrix("m").header[2:] == ("emulated-avx2, onnxruntime 1.32.0", "emulated-avx2, onnxruntime 1.23.2")
+    assert found.matrix("m").rows == [("quantized", "q", "0.03 pass", "0.04 pass")]
+
+
+def test_machines_of_one_tier_are_told_apart_by_their_processors(tmp_path):
+    both = [variant("plain", "p", 1e-6)]
+    found = fleet.read([report(tmp_path / cpu, "avx2", both, cpu) for cpu in ("EPYC", "Xeon")])
+    assert [one.name for one in found.places] == ["avx2, EPYC", "avx2, Xeon"]
+
+
+def test_other_checkpoints_are_remarked_on(tmp_path):
+    both = [variant("plain", "p", 1e-6)]
+    found = fleet.read([report(tmp_path / one, one, both, digest=f"sha256:{one}") for one in ("avx2", "sse")])
+    assert "different checkpoints" in next(found.remarks())
+
+
+def test_every_form_says_the_same(folders, tmp_path):
+    fleet.merge(folders, tmp_path / "all")
+    content = json.loads((tmp_path / "all" / "fleet.json").read_text())
+    assert content["models"][0]["shared"] == {"variant": "O2", "graph": "sha256:o"}
+    assert content["models"][0]["artifacts"][0]["places"]["avx2"]["status"] == "pass"
+    for name in ("fleet.md", "fleet.html"):
+        text = (tmp_path / "all" / name).read_text()
+        assert "share O2 (o)" in text
+        assert "0.5 fail" in text
+        assert "too far" in text
+
+
+def test_what_cannot_be_merged_is_refused(folders, tmp_path):
+    with pytest.raises(fleet.CannotMerge, match="are both of avx2, a processor"):
+        fleet.read([*folders, folders[1] / "gate.json"])
+    with pytest.raises(fleet.CannotMerge, match=r"nothing\.json: No such file"):
+        fleet.read([tmp_path / "nothing.json"])
+    (tmp_path / "gate.json").write_text('{"schema": 99, "machine": {}, "versions": {}}')
+    with pytest.raises(fleet.CannotMerge, match="has schema 99"):
+        fleet.read([tmp_path])
+    (tmp_path / "gate.json").write_text('{"models": []}')
+    with pytest.raises(fleet.CannotMerge, match="is no report of exportgate"):
+        fleet.read([tmp_path])
+
+
+def test_option_runs_no_test_and_ends_as_the_worst_machine_did(folders, tmp_path):
+    command = [sys.executable, "-m", "pytest", "-c", ROOT / "pyproject.toml", "-p", "fixtures.options"]
+    options = ["--report", tmp_path / "all", "--merge"]
+    done = subprocess.run([*command, *options, *folders], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "share O2 (o)" in done.stdout
+    assert "collected" not in done.stdout
+    assert subprocess.run([*command, *options, folders[0]], cwd=ROOT, capture_output=True).returncode == 0
+    wrong = subprocess.run([*command, *options, tmp_path / "none"], cwd=ROOT, capture_output=True, text=True)
+    assert (wrong.returncode, "--merge: " in wrong.stderr) == (4, True)
