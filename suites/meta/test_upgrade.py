@@ -36,7 +36,7 @@ def found(ort, transformers):
 def folder(tmp_path):
     for ort in upgrade.AXES["onnxruntime"]:
         for transformers in upgrade.AXES["transformers"]:
-            place = tmp_path / upgrade.NAME.format(onnxruntime=ort, transformers=transformers)
+            place = tmp_path / upgrade.environment(onnxruntime=ort, transformers=transformers)
             place.mkdir()
             (place / "gate.json").write_bytes(msgspec.json.encode(found(ort, transformers)))
             save_file(scores(ort, transformers), place / "scores.safetensors")
@@ -88,14 +88,14 @@ def test_a_pair_that_moved_too_far_ends_red(folder, capsys):
     content = json.loads((folder / "upgrade.json").read_text())
     assert content[0]["moved"]["tiny quantized"] == 0.05
     for ort in ("4.48", "newest"):
-        file = folder / upgrade.NAME.format(onnxruntime="1.20", transformers=ort) / "gate.json"
+        file = folder / upgrade.environment(onnxruntime="1.20", transformers=ort) / "gate.json"
         file.write_bytes(msgspec.json.encode(found("1.23", ort)))
     assert upgrade.main(folder) == 0
     capsys.readouterr()
 
 
 def test_a_pair_that_did_not_run_is_there_with_its_reason(folder, capsys):
-    name = upgrade.NAME.format(onnxruntime="1.23", transformers="4.48")
+    name = upgrade.environment(onnxruntime="1.23", transformers="4.48")
     (folder / name / "gate.json").unlink()
     said = "Looking\nERROR: No matching distribution found for onnxruntime==1.23.*\n"
     tox = {"testenvs": {name: {"setup": [{"retcode": 1, "output": said}]}}}
@@ -110,7 +110,7 @@ def test_a_pair_that_did_not_run_is_there_with_its_reason(folder, capsys):
 
 
 def test_a_step_from_or_to_a_pair_that_did_not_run_is_not_compared(folder):
-    shutil.rmtree(folder / upgrade.NAME.format(onnxruntime="newest", transformers="newest"))
+    shutil.rmtree(folder / upgrade.environment(onnxruntime="newest", transformers="newest"))
     assert upgrade.attribution(upgrade.read(folder))
     for line in upgrade.attribution(upgrade.read(folder)):
         assert "1.27 -> newest not compared" in line
@@ -118,8 +118,8 @@ def test_a_step_from_or_to_a_pair_that_did_not_run_is_not_compared(folder):
 
 
 def test_a_broken_report_is_a_reason(folder):
-    (folder / upgrade.NAME.format(onnxruntime="1.20", transformers="4.48") / "gate.json").write_text("{")
-    assert "cannot be read" in upgrade.read(folder)[0].reason
+    (folder / upgrade.environment(onnxruntime="1.20", transformers="4.48") / "gate.json").write_text("{")
+    assert "is no report of exportgate" in upgrade.read(folder)[0].reason
 
 
 def test_environments_of_tox_are_the_pairs():
@@ -129,4 +129,8 @@ def test_environments_of_tox_are_the_pairs():
     text = (ROOT / "tox.ini").read_text()
     axes = {"ort": upgrade.AXES["onnxruntime"], "transformers": upgrade.AXES["transformers"]}
     spelled = "upgrade-" + "-".join(f"{name}{{{','.join(versions)}}}" for name, versions in axes.items())
-    assert f"[testenv:{spelled}]" in text
+    assert f"[testenv:{spelled.replace('.', '')}]" in text
+    for library, versions in upgrade.AXES.items():
+        factor = {"onnxruntime": "ort"}.get(library, library)
+        for version in versions[:-1]:
+            assert f"    {factor}{version.replace('.', '')}: {library}=={version}.*\n" in text
