@@ -14,7 +14,7 @@ import pytest
 from fixtures import store as stores
 from fixtures.export import Step
 from fixtures.models import Checkpoint
-from fixtures.store import Damaged, StepFailed, Store, StoreError
+from fixtures.store import Damaged, Location, StepFailed, Store, StoreError
 
 KEY = "0" * 32
 
@@ -251,16 +251,12 @@ def test_measurement_is_made_again_when_its_input_comes_out_otherwise(store, che
 
 def test_store_is_located_by_option_then_environment_then_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("EXPORTGATE_STORE", str(tmp_path / "environment"))
-    assert stores.locate(str(tmp_path / "option")) == tmp_path / "option"
-    assert stores.locate(None) == tmp_path / "environment"
-    assert stores.locate(f"file://{tmp_path}/with%20space") == tmp_path / "with space"
+    assert stores.locate(str(tmp_path / "option")) == Location(tmp_path / "option")
+    assert stores.locate(None) == Location(tmp_path / "environment")
+    assert stores.locate(f"file://{tmp_path}/with%20space") == Location(tmp_path / "with space")
     monkeypatch.delenv("EXPORTGATE_STORE")
-    assert stores.locate(None).name == "exportgate"
-
-
-def test_store_of_an_unknown_kind_is_refused():
-    with pytest.raises(StoreError, match="--store s3://bucket: only folders and file:// URLs"):
-        stores.locate("s3://bucket")
+    assert stores.locate(None).root.name == "exportgate"
+    assert stores.locate("s3://bucket/place") == Location(stores.locate(None).root, "s3://bucket/place")
 
 
 def test_store_that_cannot_be_written_is_refused(tmp_path):

