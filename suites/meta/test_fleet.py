@@ -71,6 +71,17 @@ def test_untimed_places_share_the_smallest_file(tmp_path):
     assert alone.recommend("m") == "no artifact passes everywhere: each place needs its own"
 
 
+def test_one_file_may_have_two_names(tmp_path):
+    """`quantized` is unsigned on AVX2 and signed with VNNI; each is judged on the other by its own name, too."""
+    avx2 = [variant("quantized", "u8", 0.03), variant("quantized-s8", "s8", 0.3, status="fail")]
+    vnni = [variant("quantized", "s8", 0.02), variant("quantized-u8", "u8", 0.04)]
+    found = fleet.read([report(tmp_path / "a", "avx2", avx2), report(tmp_path / "b", "avx512_vnni", vnni)])
+    assert str(found.shared("m")) == "quantized, quantized-u8 (u8)"
+    wishes = {row[0]: (row[1], row[-1]) for row in found.wishes("m").rows}
+    assert wishes["avx2"] == ("quantized, quantized-u8 (u8)", "the same")
+    assert wishes["avx512_vnni"] == ("quantized-s8, quantized (s8)", "max_abs_error 0.04")
+
+
 def test_versions_of_onnxruntime_are_places_of_their_own(tmp_path):
     variants = [variant("quantized", "q", 0.03), variant("quantized@1.23.2", "q", 0.04)]
     found = fleet.read([report(tmp_path / "a", "emulated-avx2", variants)])
@@ -93,7 +104,7 @@ def test_other_checkpoints_are_remarked_on(tmp_path):
 def test_every_form_says_the_same(folders, tmp_path):
     fleet.merge(folders, tmp_path / "all")
     content = json.loads((tmp_path / "all" / "fleet.json").read_text())
-    assert content["models"][0]["shared"] == {"variant": "O2", "graph": "sha256:o"}
+    assert content["models"][0]["shared"] == {"variants": "O2", "graph": "sha256:o"}
     assert content["models"][0]["artifacts"][0]["places"]["avx2"]["status"] == "pass"
     for name in ("fleet.md", "fleet.html"):
         text = (tmp_path / "all" / name).read_text()
