@@ -7,7 +7,7 @@ import pytest
 
 from fixtures import bench, latency
 from fixtures.report.results import RECOMMENDATION_SHAPE
-from fixtures.runtimes import OnnxRuntime
+from fixtures.runtimes import load
 
 
 @pytest.mark.parametrize(("batch", "by_length"), [(1, False), (8, False), (8, True), (32, False), (32, True)])
@@ -17,7 +17,7 @@ def test_mixed_lengths(case, batch, by_length, recorded):
     texts = case.encoded.subset(mixed(case.encoded.lengths))
 
     def run(feeds):
-        return runtime.session.run(None, runtime.select(feeds))
+        return runtime.run(runtime.select(feeds))
 
     found = recorded(lambda: latency.workload(run, texts, batch, by_length=by_length))
     case.result.workloads.append(found)
@@ -30,9 +30,9 @@ def test_callers(case, count, threads, gate, recorded):
     threads = threads or gate.machine.threads
     if any((one.callers, one.threads) == (count, threads) for one in case.result.callers):
         pytest.skip(f"{threads} are all threads here")
-    runtime = OnnxRuntime(case.file, threads, case.variant.provider)
+    runtime = load(case.file, threads, case.variant.provider)
     feeds = runtime.select(bench.shape_of(case.subject, *RECOMMENDATION_SHAPE))
-    run = functools.partial(runtime.session.run, None, feeds)
+    run = functools.partial(runtime.run, feeds)
     found = recorded(lambda: latency.callers(run, count, threads))
     case.result.callers.append(found)
 

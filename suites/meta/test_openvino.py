@@ -1,0 +1,93 @@
+"""OpenVINO beside ONNX Runtime: `tox run -e openvino` runs these, where it is installed."""
+
+import re
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from fixtures import hardware, runtimes
+from fixtures.runtimes import OPENVINO, OnnxRuntime
+from fixtures.variants import ON_REQUEST, VARIANT
+from suites.meta.house import EMBEDDER, LOOSE, RERANKER, House
+
+OURS = [one.name for one in ON_REQUEST if one.provider == OPENVINO]
+STATIC = '[ceilings."int8, static"]\nmax_abs_error = 1\nmin_cosine = -1\nmax_similarity_change = 2\ntopk_overlap = 0\n'
+LOGITS = "[ceilings.{}]\nmax_logit_error = 9\nmean_logit_error = 9\nkendall_tau = -1\nmin_kendall_tau = -1\n"
+
+
+def test_without_openvino_its_variants_are_unsupported():
+    machine = hardware.Machine("x86_64", "avx2", "avx2", "cpu", 2, 2, 2**30, ("CPUExecutionProvider",))
+    assert OURS == ["openvino", "openvino-quantized", "openvino-static"]
+    for name in OURS:
+        assert VARIANT[name].unsupported(machine) == f"{name} needs OpenVINO: tox run -e openvino"
+
+
+@pytest.fixture
+def openvino():
+    return pytest.importorskip("openvino", reason="tox run -e openvino has it")
+
+
+def test_runtime_answers_as_onnxruntime_does(openvino, tmp_path):
+    inputs = [
+        helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "length"])
+        for name in ("input_ids", "attention_mask")
+    ]
+    outputs = [helper.make_tensor_value_info("masked", TensorProto.INT64, ["batch", "length"])]
+    graph = helper.make_graph([helper.make_node("Mul", [one.name for one in inputs], ["masked"])], "g", inputs, outputs)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "m.onnx")
+    openvino.save_model(openvino.convert_model(tmp_path / "m.onnx"), tmp_path / "m.xml")
+    feeds = {"input_ids": np.array([[5, 6, 7]]), "attention_mask": np.array([[1, 1, 0]]), "more": np.zeros(1)}
+    ours, theirs = runtimes.load(tmp_path / "m.xml", 1, OPENVINO), OnnxRuntime(tmp_path / "m.onnx", 1)
+    assert sorted(ours.inputs) == sorted(theirs.inputs)
+    assert ours.outputs == theirs.outputs
+    first = ours(feeds)["masked"]
+    np.testing.assert_array_equal(first, theirs(feeds)["masked"])
+    ours({**feeds, "input_ids": np.array([[1, 1, 1]])})
+    np.testing.assert_array_equal(first, theirs(feeds)["masked"], "outputs must outlive the next run")
+    with pytest.raises(KeyError, match="the graph wants"):
+        ours({"input_ids": feeds["input_ids"]})
+
+
+def test_gate_judges_its_variants_like_all_others(openvino, tmp_path):
+    house = House(tmp_path, tmp_path / "store")
+    house.add("tiny", EMBEDDER + LOOSE + STATIC)
+    house.add("ranker", RERANKER + LOGITS.format("int8") + LOGITS.format('"int8, static"'))
+    options = [f"--variant={name}" for name in ("plain", *OURS)]
+    done = house.run(*options, "--approve")
+    assert done.returncode == 0, done.text
+    for model in house.gate()["models"]:
+        rows = {one["variant"]: one for one in model["variants"]}
+        error = next(iter(rows["plain"]["closeness"]))
+        assert rows["openvino"]["closeness"][error] < rows["openvino"]["ceiling"][error]
+        assert rows["openvino-quantized"]["bytes"] < 0.6 * rows["openvino"]["bytes"]
+        assert rows["openvino-static"]["closeness"][error] > 0
+    assert house.gate()["versions"]["openvino"]
+    done = house.run(*options)
+    assert done.returncode == 0, done.text
+    assert set(house.statuses().values()) == {"pass"}
+    assert not done.heavy
+
+
+def test_checks_of_onnx_graphs_do_not_apply_and_the_others_do(openvino, tmp_path):
+    house = House(tmp_path, tmp_path / "store")
+    house.add("tiny", EMBEDDER + LOOSE + STATIC)
+    done = house.run("--variant=openvino", suite="suites/conformance")
+    assert done.returncode == 0, done.text
+    checks = house.gate()["models"][0]["variants"][0]["checks"]
+    endings = {name: one["status"] for name, one in checks.items()}
+    assert endings["graph_is_valid_onnx"] == "not applicable"
+    assert sum(one == "pass" for one in endings.values()) >= 15, done.text
+
+
+def test_latency_stands_beside_plains(openvino, tmp_path):
+    house = House(tmp_path, tmp_path / "store")
+    house.add("tiny", EMBEDDER + LOOSE + "[latency]\nquick = [[1, 16]]\n")
+    done = house.run("--variant=plain", "--variant=openvino", suite="suites/latency/test_latency.py")
+    assert done.returncode == 0, done.text
+    rows = {one["variant"]: one for one in house.gate()["models"][0]["variants"]}
+    assert rows["openvino"]["latency"][0]["ratio_to_plain"] > 0
+    assert rows["openvino"]["load_ms"] > 0
+    assert rows["openvino"]["speed"]["anchor"] == "plain"
+    assert re.search(r"openvino +\d", done.text)
