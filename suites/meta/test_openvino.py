@@ -14,7 +14,10 @@ from suites.meta.house import EMBEDDER, LOOSE, RERANKER, House
 
 OURS = [one.name for one in ON_REQUEST if one.provider == OPENVINO]
 STATIC = '[ceilings."int8, static"]\nmax_abs_error = 1\nmin_cosine = -1\nmax_similarity_change = 2\ntopk_overlap = 0\n'
-LOGITS = "[ceilings.{}]\nmax_logit_error = 9\nmean_logit_error = 9\nkendall_tau = -1\nmin_kendall_tau = -1\n"
+LOGITS = (
+    "[ceilings.{}]\nmax_logit_error = 9\nmean_logit_error = 9\nkendall_tau = -1\nmin_kendall_tau = -1\n"
+    "order_flips = 1\ntop1_agreement = 0\nndcg_at_5_change = 1\n"
+)
 
 
 def test_without_openvino_its_variants_are_unsupported():
