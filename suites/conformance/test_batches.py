@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fixtures import trials
+from fixtures import runtimes, trials
 from fixtures.gate import ALIKE, inapplicable, judge_batch
 
 LARGEST = 32
@@ -45,7 +45,8 @@ def test_what_is_no_input_is_refused(case, answers, wrong):
     feeds = trials.unknown_token(case.subject.encoded) if wrong == "unknown-token" else trials.past_the_limit(
         case.subject.long
     )  # fmt: skip
-    runtime = case.runtime
+    # A session of its own: OpenVINO misreads what comes after an input that it should have refused.
+    runtime = runtimes.load(case.file, case.gate.machine.threads, case.variant.provider)
     runtime(case.subject.encoded.feeds(trials.some(case.subject.encoded)))  # what is an input, it takes
     try:
         outputs = runtime(feeds)

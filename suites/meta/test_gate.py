@@ -220,7 +220,7 @@ def test_missing_checkpoint_is_unsupported_and_named_is_an_error(house):
         (("--tier", "avx3"), "--tier: unknown tier 'avx3'"),
         (("--tier", "cuda"), "--tier: tier cuda needs"),
         (("--grid", "huge"), "--grid"),
-        (("--store", "s3://bucket"), "--store s3://bucket"),
+        (("--store", "ftpx://place"), "--store: ftpx://place: Protocol not known"),
         (("--store", "/proc/nowhere"), "--store"),
     ],
 )
