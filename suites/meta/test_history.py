@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fixtures.gate import ROOT
+from fixtures.latency import THRESHOLD
 from fixtures.report import history
 
 NOISE = {
@@ -109,7 +110,7 @@ def test_command_prints_the_step(tmp_path):
     stored(tmp_path, STEP)
     found = run(tmp_path)
     assert found.returncode == 0
-    assert "1 series, of 20 to 20 runs; 1 steps beyond 2.5%" in found.stdout
+    assert f"1 series, of 20 to 20 runs; 1 steps beyond {THRESHOLD:.1%}" in found.stdout
     assert "since 2026-01-13T10:00: test_latency[m-O2-1x16] is 1.1" in found.stdout
 
 
