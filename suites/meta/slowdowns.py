@@ -1,10 +1,10 @@
 """How small a slowdown does the gate see, and how often does it cry wolf?
 
-tox run -e slowdowns                  # 100 trials of each slowdown, quiet and beside a neighbour: four hours
+tox run -e slowdowns                  # 100 trials of each slowdown, quiet and beside a neighbour: two to four hours
 tox run -e slowdowns -- --trials 20
 
-Every trial is added to build/slowdowns.jsonl, and what lies there counts: an interrupted run goes on where it ended.
-With `--results docs/slowdowns.jsonl` those go on that are published.
+Every trial is added to build/slowdowns.jsonl, and what lies there of the same processor counts: an interrupted run goes
+on where it ended. With `--results docs/slowdowns.jsonl` those go on that are published.
 Remove the file after a change of the gate.
 
 A trial measures a variant with each slowdown planted: after every run the thread works on for that share of the
@@ -13,7 +13,8 @@ functions judge. Every trial is a process with sessions of its own, as is every 
 minutes after it, are held to one. Beside it stands pytest-benchmark's
 `--benchmark-compare-fail=median:5%`, on the wall-clock times of the very same rounds.
 
-The neighbour works in bursts on another core: a tenth of a second on average, and as long a rest.
+The neighbour works in bursts on another core: a tenth of a second on average, and as long a rest. Whoever else works
+is a neighbour too: a trial that was to be quiet, and from which others kept more than QUIET of a core, is none.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from typing import TypeVar
 
 import msgspec
 import numpy as np
+import psutil
 from pytest_benchmark.utils import PercentageRegressionCheck
 from rich.console import Console
 from rich.table import Table
@@ -50,6 +52,8 @@ PER_APPROVAL, POOL = 20, 12
 SPAWN = multiprocessing.get_context("spawn")
 RIVAL = "pytest-benchmark, median:5%"
 CONDITIONS = ("quiet", "beside a neighbour")
+QUIET = 0.1
+"""Cores that others may keep busy during a quiet trial, on average."""
 
 
 Found = TypeVar("Found")
@@ -61,7 +65,7 @@ class Trial(msgspec.Struct):
     Attributes:
         slower: how many times slower than approved, as the gate measured it. verdict: the gate's.
         sessions: opened anew until then. approved: how many times as fast as plain. rival: whether pytest-benchmark
-        saw it. processor: on which it was.
+        saw it. processor: on which it was. others: cores that they kept busy, on average, the neighbour among them.
     """
 
     condition: str
@@ -72,6 +76,7 @@ class Trial(msgspec.Struct):
     approved: float
     rival: bool
     processor: str
+    others: float = 0.0
 
     def __str__(self) -> str:
         return f"{self.slowdown:.0%} {self.slower:.3f} {self.verdict} ({self.sessions} sessions)"
@@ -133,6 +138,23 @@ def alone(measure: Callable[..., Found], *arguments: object) -> Found:
         return pool.submit(measure, *arguments).result()
 
 
+class Others:
+    """What others do with this machine's cores, since it was made."""
+
+    def __init__(self) -> None:
+        self._start, self._busy, self._own = time.monotonic(), *self._spent_s()
+
+    def cores(self) -> float:
+        """Return how many they kept busy, on average."""
+        busy, own = self._spent_s()
+        return max(0.0, (busy - self._busy) - (own - self._own)) / (time.monotonic() - self._start)
+
+    def _spent_s(self) -> tuple[float, float]:
+        every = psutil.cpu_times()
+        idle = every.idle + getattr(every, "iowait", 0.0) + getattr(every, "guest", 0.0)
+        return sum(every) - idle, time.process_time()
+
+
 class Sides:
     """Sessions of plain and of the variant, drawn from POOL of each that are open already: loading takes time.
 
@@ -187,32 +209,41 @@ def trial(
     sides = Sides(files, feeds)
     blocks = [sides.blocks(slowdown, lambda now: latency.change(approved, now).clear) for slowdown in SLOWDOWNS]
     rival = PercentageRegressionCheck("median", 5.0)
-    found = []
-    for slowdown, now in zip(SLOWDOWNS, latency.speeds(blocks, seconds), strict=True):
+    others, found = Others(), []
+    measured = latency.speeds(blocks, seconds)
+    busy = others.cores()
+    if busy > QUIET:
+        condition = CONDITIONS[1]
+    for slowdown, now in zip(SLOWDOWNS, measured, strict=True):
         change = latency.change(approved, now)
         fails = bool(rival.fails({"median": sides.median_s(slowdown)}, {"median": median_s}))
         found.append(
             Trial(
                 condition, slowdown, round(change.slower, 4), change.verdict, now.sessions, approved.ratio, fails,
-                hardware.detect().processor,
+                hardware.detect().processor, round(busy, 2),
             )
         )  # fmt: skip
     return found
 
 
 def shown(trials: list[Trial]) -> Table:
-    """Return how many trials of each slowdown each judge saw."""
-    table = Table("condition", "judge", *(f"{one:.0%} slower" if one else "none: false alarms" for one in SLOWDOWNS))
-    seen = Counter((one.condition, one.slowdown) for one in trials if one.verdict == "slower")
-    rival = Counter((one.condition, one.slowdown) for one in trials if one.rival)
-    for condition, (judge, counts) in itertools.product(CONDITIONS, (("exportgate", seen), (RIVAL, rival))):
-        shares = [f"{counts[condition, one]} of {count(trials, condition)}" for one in SLOWDOWNS]
-        table.add_row(condition, judge, *shares)
+    """Return how many trials of each slowdown each judge saw, by processor."""
+    names = (f"{one:.0%} slower" if one else "none: false alarms" for one in SLOWDOWNS)
+    table = Table("processor", "condition", "judge", *names)
+    where = dict.fromkeys(one.processor for one in trials)
+    judges: dict[str, Callable[[Trial], bool]] = {
+        "exportgate": lambda one: one.verdict == "slower", RIVAL: lambda one: one.rival,
+    }  # fmt: skip
+    for processor, condition, (judge, saw) in itertools.product(where, CONDITIONS, judges.items()):
+        every = count(trials, processor, condition)
+        seen = Counter(one.slowdown for one in trials if (one.processor, one.condition) == (processor, condition)
+                       and saw(one))  # fmt: skip
+        table.add_row(processor, condition, judge, *(f"{seen[one]} of {every}" for one in SLOWDOWNS))
     return table
 
 
-def count(trials: list[Trial], condition: str) -> int:
-    return sum(one.condition == condition for one in trials) // len(SLOWDOWNS)
+def count(trials: list[Trial], processor: str, condition: str) -> int:
+    return sum((one.processor, one.condition) == (processor, condition) for one in trials) // len(SLOWDOWNS)
 
 
 def main() -> None:
@@ -229,18 +260,21 @@ def main() -> None:
         *files, long = files_of(chosen.store or Path(folder), VARIANT)
         given = files, latency.feeds_of(long, *latency.SPEED_SHAPE), chosen.seconds
         approvals: dict[str, tuple[Speed, float]] = {}
-        for number, condition in itertools.product(range(chosen.trials), CONDITIONS):
-            if count(trials, condition) >= chosen.trials:
-                continue
+        judged: Counter[str] = Counter()
+        done = functools.partial(count, trials, hardware.detect().processor)
+        while missing := [one for one in CONDITIONS if done(one) < chosen.trials]:
+            condition = min(missing, key=done)
             with beside_a_neighbour() if condition != "quiet" else contextlib.nullcontext():
-                if number % PER_APPROVAL == 0:
+                if judged[condition] % PER_APPROVAL == 0:
                     approvals[condition] = alone(approve, *given)
                     print(f"approved {condition}: {approvals[condition][0].ratio} times as fast as plain", flush=True)
                 found = alone(trial, *given, condition, *approvals[condition])
+            judged[condition] += 1
             trials += found
             with chosen.results.open("ab") as file:
                 file.write(msgspec.json.Encoder().encode_lines(found))
-            print(f"{count(trials, condition)} {condition}: {', '.join(map(str, found))}", flush=True)
+            was = found[0].condition
+            print(f"{done(was)} {was}: {', '.join(map(str, found))}", flush=True)
     Console().print(shown(trials))
 
 
