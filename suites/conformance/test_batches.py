@@ -46,7 +46,7 @@ def test_what_is_no_input_is_refused(case, answers, wrong):
         case.subject.long
     )  # fmt: skip
     # A session of its own: OpenVINO misreads what comes after an input that it should have refused.
-    runtime = runtimes.load(case.file, case.gate.machine.threads, case.variant.provider)
+    runtime = runtimes.load(case.file, case.gate.machine.threads, case.provider)
     runtime(case.subject.encoded.feeds(trials.some(case.subject.encoded)))  # what is an input, it takes
     try:
         outputs = runtime(feeds)

@@ -1,6 +1,7 @@
 """Inputs and outputs are exactly the task's: names, types, axes."""
 
 from fixtures import graphs, tasks
+from fixtures.variants import EXPORT_FP16
 
 
 def test_inputs_are_what_the_tokenizer_makes(case, answers, finding):
@@ -21,7 +22,8 @@ def test_inputs_are_what_the_tokenizer_makes(case, answers, finding):
 
 
 def test_outputs_are_those_of_the_task(case):
-    """The outputs that the task scores, in float32, batch and length free; no other, but the past."""
+    """The outputs that the task scores, in float32 or in what was exported, batch and length free; no other, but the
+    past."""
     outputs = {name: one for name, one in graphs.outputs(case.graph).items() if not name.startswith("present.")}
     wanted = {tasks.POOLED: ("batch", None)} if case.pools else case.subject.task.outputs
     if case.ready_made:
@@ -30,8 +32,9 @@ def test_outputs_are_those_of_the_task(case):
         f"{case}: outputs {sorted(outputs)} instead of {sorted(wanted)}: was it exported for another task? "
         f"{case.subject.task.name} is exported with --task {case.subject.task.export_task}"
     )
+    exported = "float16" if EXPORT_FP16 in case.variant.recipe else "float"
     for name, (kind, axes) in outputs.items():
-        assert kind == "float", f"{case}: output {name} is {kind}"
+        assert kind == exported, f"{case}: output {name} is {kind}"
         assert len(axes) == len(wanted[name]), f"{case}: output {name} has axes {axes} instead of {wanted[name]}"
         for axis, free in zip(axes, wanted[name], strict=True):
             assert isinstance(axis, str) or not free, f"{case}: {free} of output {name} is fixed to {axis}"

@@ -30,7 +30,7 @@ def test_operators_are_the_pinned_ones(case, gate):
 
 def test_optimized_for_gpu_means_fused(case):
     """O4 without a single fusion is only a cast to fp16, as Optimum makes it where it sees no GPU."""
-    if ("optimize", "O4") not in case.variant.recipe:
+    if not any(link[:2] == ("optimize", "O4") for link in case.variant.recipe):
         inapplicable("not O4")
     fused = [name for name in case.operators if name.startswith("com.microsoft")]
     assert fused, f"{case}: nothing is fused: Optimum saw no GPU and only cast to fp16"

@@ -3,7 +3,7 @@
 import numpy as np
 import onnx
 
-from fixtures import export, graphs, trials
+from fixtures import export, graphs, hardware, runtimes, trials
 from fixtures.gate import inapplicable
 
 
@@ -36,3 +36,14 @@ def test_raw_onnxruntime_and_optimum_agree(case, optimum):
     difference = np.abs(scores - optimum).max()
     allowed = 1e-4 * max(1, np.abs(optimum).max())
     assert difference <= allowed, f"{case}: raw ONNX Runtime and Optimum differ by {difference:.3g}"
+
+
+def test_no_node_leaves_the_gpu(case, finding):
+    """ONNX Runtime's profiler saw every node that computes floats on the GPU; one without a kernel runs elsewhere."""
+    if case.provider != hardware.CUDA:
+        inapplicable("it is not for a GPU")
+    feeds = case.subject.encoded.feeds(trials.some(case.subject.encoded))
+    nodes = runtimes.executed(case.file, case.provider, feeds)
+    left = runtimes.fallen_back(nodes, case.provider)
+    assert not left, f"{case}: {len(left)} of {len(nodes)} nodes ran elsewhere, such as {left[0]}"
+    finding(f"{sum(one.provider == case.provider for one in nodes)} of {len(nodes)} nodes on the GPU")

@@ -80,6 +80,6 @@ def test_works_in_another_place(case, place):
     feeds = case.subject.encoded.feeds(trials.some(case.subject.encoded))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         there = PLACES[place](case.artifact.folder, Path(folder)) / case.file.name
-        runtime = runtimes.load(there, case.gate.machine.threads, case.variant.provider)
+        runtime = runtimes.load(there, case.gate.machine.threads, case.provider)
         scores = case.subject.task.scores(runtime, feeds, case.subject.how)
     assert np.array_equal(scores, case.score(feeds)), f"{case}: other scores when it is {place}"

@@ -31,7 +31,7 @@ def test_latency(case, shape, gate, measured):
 def test_footprint(case, gate, recorded):
     """A fresh process: from its start to the first output, session load, memory, and memory after many shapes."""
     feeds, *sweep = (case.runtime.select(bench.shape_of(case.subject, *one)) for one in ((1, 128), *bench.SWEEP))
-    found = recorded(lambda: latency.footprint(case.file, gate.machine.threads, case.variant.provider, feeds, sweep))
+    found = recorded(lambda: latency.footprint(case.file, gate.machine.threads, case.provider, feeds, sweep))
     for name, value in vars(found).items():
         setattr(case.result, name, value)
     assert found.peak_rss_mb > case.result.bytes / 1e6 / 2

@@ -44,7 +44,7 @@ from rich.table import Table
 from fixtures import export, hardware, latency, models, probes, store, tasks, variants
 from fixtures.baselines import Speed
 from fixtures.gate import ROOT, read_model
-from fixtures.runtimes import Feeds, OnnxRuntime
+from fixtures.runtimes import Feeds, OnnxRuntime, timed
 
 SLOWDOWNS = (0.0, 0.02, 0.05, 0.10, 0.20)
 VARIANT = "O2-quantized"
@@ -181,7 +181,7 @@ class Sides:
             self.walls[slowdown].append(time.perf_counter() - wall)
             return now - start
 
-        return functools.partial(latency.timed, anchor, time.process_time), slowed
+        return functools.partial(timed, anchor, time.process_time), slowed
 
     def blocks(self, slowdown: float, settled: Callable[[Speed], bool]) -> latency.Blocks:
         renew = functools.partial(self.renew, slowdown)
