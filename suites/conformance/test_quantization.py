@@ -1,6 +1,6 @@
 """Quantization: what the file really has, read back from the graph, and what each layer lost."""
 
-from fixtures import graphs, hardware
+from fixtures import graphs, hardware, restore
 from fixtures.gate import inapplicable
 
 
@@ -33,6 +33,8 @@ def test_quantization_is_that_of_the_recipe(case, gate, finding):
         assert not wrong, f"{case}: {wrong[0]}"
     tables = len(weights) - len(matrices)
     found = f"{len(matrices)} {wanted.weights_dtype} matrices; embedding tables quantized: {tables or 'none'}"
+    if restored := restore.describe(case.artifact.folder):
+        found += f"; {restored}"
     if wanted.weights_dtype == "QInt8" and hardware.TIER[gate.machine.tier].saturates:
         found += f"; signed weights saturate in the 16-bit sums of {gate.machine.tier} (onnxruntime#6004)"
     finding(found)
