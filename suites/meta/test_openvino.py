@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from fixtures import hardware, runtimes
+from fixtures import hardware, runtimes, seeded
 from fixtures.runtimes import OPENVINO, OnnxRuntime
 from fixtures.variants import ON_REQUEST, VARIANT
 from suites.meta.house import EMBEDDER, LOOSE, RERANKER, House
@@ -24,7 +24,9 @@ def test_without_openvino_its_variants_are_unsupported():
     machine = hardware.Machine("x86_64", "avx2", "avx2", "cpu", 2, 2, 2**30, ("CPUExecutionProvider",))
     assert OURS == ["openvino", "openvino-quantized", "openvino-static"]
     for name in OURS:
-        assert VARIANT[name].unsupported(machine) == f"{name} needs OpenVINO: tox run -e openvino"
+        assert VARIANT[name].unsupported(machine) == (
+            f"{name} needs OpenVINO, and this machine has CPUExecutionProvider: tox run -e openvino has it"
+        )
 
 
 @pytest.fixture
@@ -94,3 +96,46 @@ def test_latency_stands_beside_plains(openvino, tmp_path):
     assert rows["openvino"]["load_ms"] > 0
     assert rows["openvino"]["speed"]["anchor"] == "plain"
     assert re.search(r"openvino +\d", done.text)
+
+
+def test_bf16_is_judged_where_the_processor_computes_it(openvino, tmp_path):
+    """The same file as `openvino`, told to round: further off than fp32, and within the ceiling of bf16."""
+    house = House(tmp_path, tmp_path / "store")
+    house.add("tiny", EMBEDDER)
+    done = house.run("--variant=openvino", "--variant=openvino-bf16", "--variant=openvino-fp16")
+    assert done.returncode == 0, done.text
+    rows = {one["variant"]: one for one in house.gate()["models"][0]["variants"]}
+    providers = house.gate()["machine"]["providers"]
+    for name, runtime in (("openvino-bf16", "OpenVINO in bf16"), ("openvino-fp16", "OpenVINO in fp16")):
+        if runtime in providers:
+            assert rows[name]["digest"] == rows["openvino"]["digest"]
+            assert rows[name]["closeness"]["max_abs_error"] > 10 * rows["openvino"]["closeness"]["max_abs_error"]
+        else:
+            assert rows[name]["status"] == "unsupported"
+            assert f"{name} needs {runtime}" in rows[name]["reason"]
+
+
+@pytest.mark.parametrize("hint", [None, "f32"])
+def test_pipeline_of_the_field_notes_answers_as_pytorch_does(openvino, tmp_path, hint):
+    """`OVModelForSequenceClassification.from_pretrained(export=True)` behind Transformers' `pipeline`."""
+    from optimum.intel import OVModelForSequenceClassification
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+    made = tmp_path / "made"
+    made.mkdir()
+    auto_class = "AutoModelForSequenceClassification"
+    seeded.make([], made, {"architecture": "distilbert", "seed": 3, "auto_class": auto_class, "labels": 3})
+    tokenizer = AutoTokenizer.from_pretrained(made)
+    options = {"INFERENCE_PRECISION_HINT": hint} if hint else {}
+    both = [
+        AutoModelForSequenceClassification.from_pretrained(made),
+        OVModelForSequenceClassification.from_pretrained(made, export=True, ov_config=options),
+    ]
+    texts = ["He's a dreadful magician.", "The last ferry leaves at six in the evening.", "No."]
+    expected, found = (
+        [{one["label"]: one["score"] for one in row} for row in
+         pipeline("text-classification", model=model, tokenizer=tokenizer, top_k=None)(texts)]
+        for model in both
+    )  # fmt: skip
+    for theirs, ours in zip(expected, found, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-5 if hint else 1e-2), "it may choose bf16 by itself"

@@ -1,0 +1,182 @@
+"""Sixteen bits: what fp16 variants are, what overflows in them, and what a GPU's session has to prove."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from safetensors.numpy import load_file, save_file
+
+from fixtures import diagnosis, hardware, models, runtimes, seeded, trials
+from fixtures.hardware import CUDA, Machine
+from fixtures.runtimes import ON_CPU, Executed, OnnxRuntime
+from fixtures.variants import EVERY, VARIANT
+from suites.meta.conftest import models_read
+from suites.meta.house import EMBEDDER, House
+
+HALF = ("fp16", "O4-rehearsed")
+GPU = Machine("x86_64", "avx2", "cuda", "A GPU", 2, 2, 2**30, (CUDA, ON_CPU))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return tmp_path_factory.mktemp("half") / "store"
+
+
+def test_sound_weights_are_held_by_fp16(store, tmp_path):
+    house = House(tmp_path, store)
+    house.add("tiny", EMBEDDER)
+    options = ["--variant=plain", *(f"--variant={one}" for one in HALF)]
+    done = house.run("suites/accuracy", *options, suite="suites/conformance")
+    assert done.returncode == 0, done.text
+    rows = {one["variant"]: one for one in house.gate()["models"][0]["variants"]}
+    for name in HALF:
+        checks = rows[name]["checks"]
+        assert "of 65504, /" in checks["sixteen_bits_leave_room"]["text"]
+        assert " matrix products in fp16" in checks["sixteen_bits_are_computed_in"]["text"]
+        assert {checks[f"sixteen_bits_hold_extreme_inputs[{one}]"]["status"] for one in trials.EXTREMES} == {"pass"}
+        assert checks["no_node_leaves_the_gpu"]["status"] == "not applicable"
+        assert rows[name]["bytes"] < 0.7 * rows["plain"]["bytes"]
+        assert 1e-7 < rows[name]["closeness"]["max_abs_error"] < 2e-3
+    assert rows["O4-rehearsed"]["operators"]["com.microsoft.Attention"] == 2
+    assert rows["O4-rehearsed"]["operators"]["com.microsoft.SkipLayerNormalization"] == 4
+    assert "com.microsoft.Attention" not in rows["fp16"]["operators"]
+    assert rows["plain"]["checks"]["sixteen_bits_leave_room"]["status"] == "not applicable"
+
+
+def test_activation_beyond_fp16_is_found(store, tmp_path):
+    """fp32 holds it, in PyTorch and in plain; fp16 yields what is no number, and the tensor is named."""
+    large = tmp_path / "large"
+    large.mkdir()
+    seeded.make([], large, {"architecture": "bert", "seed": 7, "auto_class": "AutoModel", "labels": 1})
+    weights, value = load_file(large / "model.safetensors"), "encoder.layer.0.attention.self.value"
+    for name in (f"{value}.weight", f"{value}.bias"):
+        weights[name] *= np.float32(2**20)
+    weights["encoder.layer.0.attention.output.dense.weight"] /= np.float32(2**20)
+    save_file(weights, large / "model.safetensors", {"format": "pt"})
+    house = House(tmp_path, store)
+    text = EMBEDDER.replace("seeded:bert@7", f"path:{large}")
+    digest = models.find_checkpoint(models_read(house.add("tiny", text)), pinned=False).digest
+    house.add("tiny", f'digest = "{digest}"\n{text}')
+    done = house.run("--variant=plain", "--variant=fp16", suite="suites/conformance/test_numbers.py")
+    assert done.returncode == 1, done.text
+    rows = {one["variant"]: one for one in house.gate()["models"][0]["variants"]}
+    assert {one["status"] for one in rows["plain"]["checks"].values()} == {"pass", "not applicable"}
+    checks = rows["fp16"]["checks"]
+    assert checks["sixteen_bits_leave_room"]["status"] == "fail"
+    assert "attention/self" in checks["sixteen_bits_leave_room"]["text"]
+    said = [checks[f"sixteen_bits_hold_extreme_inputs[{one}]"]["text"] for one in trials.EXTREMES]
+    assert any("some scores are not finite: fp16 ends at 65504" in one for one in said), said
+
+
+def small(tmp_path):
+    """A graph whose product of 300 and 300 fp16 does not hold, behind a mask's huge constant."""
+    weight = numpy_helper.from_array(np.full((1, 1), 300, np.float32), "weight")
+    huge = numpy_helper.from_array(np.full((1, 1), -3.4e38, np.float32), "huge")
+    steps = (
+        ("MatMul", "x", "weight", "product"),
+        ("Mul", "y", "huge", "masked"),
+        ("Min", "product", "masked", "least"),
+    )
+    nodes = [helper.make_node(operator, [one, other], [result]) for operator, one, other, result in steps]
+    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 1]) for name in "xy"]
+    outputs = [helper.make_tensor_value_info("least", TensorProto.FLOAT, ["n", 1])]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, [weight, huge])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "m.onnx")
+    return tmp_path / "m.onnx"
+
+
+def test_largest_activation_is_named_and_masks_are_none(tmp_path):
+    feeds = {"x": np.float32([[2], [300]]), "y": np.float32([[1], [1]])}
+    assert diagnosis.largest_activation(small(tmp_path), [feeds]) == (90_000, "product")
+
+
+def test_profiler_tells_who_ran_what_in_which_type(tmp_path):
+    feeds = {"x": np.float32([[2]]), "y": np.float32([[1]])}
+    nodes = runtimes.executed(small(tmp_path), ON_CPU, feeds)
+    assert Executed("MatMul", ON_CPU, ("float",), ("float",)) in nodes or len(nodes) == 3
+    assert {one.provider for one in nodes} == {ON_CPU}
+    assert not runtimes.fallen_back(nodes, ON_CPU)
+    assert runtimes.fallen_back(nodes, CUDA) == nodes, "a session that fell back whole"
+
+
+def test_only_nodes_that_compute_floats_have_to_stay():
+    shape = Executed("Shape", ON_CPU, ("float16",), ("int64",))
+    cast = Executed("Cast", ON_CPU, ("int64",), ("float16",))
+    on_gpu = Executed("MatMul", CUDA, ("float16", "float16"), ("float16",))
+    assert runtimes.fallen_back([shape, cast, on_gpu], CUDA) == [cast]
+
+
+def test_binding_yields_what_a_plain_run_does(tmp_path):
+    feeds = {"x": np.float32([[2], [3]]), "y": np.float32([[-1], [1]])}
+    runtime = OnnxRuntime(small(tmp_path), 1)
+    binding = runtimes.bound(runtime.session, feeds, "cpu")
+    runtime.session.run_with_iobinding(binding)
+    np.testing.assert_array_equal(binding.copy_outputs_to_cpu()[0], runtime(feeds)["least"])
+
+
+def test_provider_that_is_not_there_is_no_session(tmp_path):
+    """Not even with onnxruntime-gpu: it lists CUDA on every machine, and falls back."""
+    with pytest.raises((RuntimeError, ValueError)):
+        OnnxRuntime(small(tmp_path), 1, CUDA)
+
+
+# ------------------------------------------------------------------------------- what a GPU judges
+
+
+def test_gpu_runs_all_but_integers_and_openvino():
+    for one in EVERY:
+        reason = one.unsupported(GPU)
+        if one.quantizes or one.provider in runtimes.HINTS:
+            assert f"{one.name} is for processors" in reason
+        else:
+            assert not reason
+            assert one.provider_on(GPU) == CUDA
+    here = hardware.Machine("x86_64", "avx2", "avx2", "", 2, 2, 0, (ON_CPU,))
+    assert VARIANT["plain"].provider_on(here) == ON_CPU
+    assert "its kernels and its latency are unproven here" in VARIANT["O4"].unsupported(here)
+
+
+def test_gpu_has_a_baseline_of_its_own():
+    assert GPU.baseline == "cuda"
+    assert GPU.on_gpu
+
+
+def test_gpu_is_asked_of_its_driver(monkeypatch):
+    monkeypatch.setattr(hardware, "pynvml", SimpleNamespace(
+        NVMLError=RuntimeError, nvmlInit=lambda: None, nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetCudaComputeCapability=lambda first: (9, 0), nvmlDeviceGetName=lambda first: "NVIDIA H100",
+    ))  # fmt: skip
+    assert hardware.nvidia_gpu() == "NVIDIA H100, compute capability 9.0"
+    hardware.detect.cache_clear()
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, ON_CPU])
+    try:
+        found = hardware.detect("cuda")
+    finally:
+        hardware.detect.cache_clear()
+    assert (found.tier, found.cpu, found.baseline) == ("cuda", "NVIDIA H100, compute capability 9.0", "cuda")
+    assert found.providers[0] == CUDA
+
+
+def test_provider_without_a_gpu_is_none(monkeypatch):
+    monkeypatch.setattr(hardware, "nvidia_gpu", lambda: "")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["TensorrtExecutionProvider", CUDA, ON_CPU])
+    hardware.detect.cache_clear()
+    try:
+        assert hardware.detect().providers[0] == ON_CPU
+    finally:
+        hardware.detect.cache_clear()
+
+
+def test_report_says_what_is_unproven_of_O4(store, tmp_path):
+    """So that nobody takes a rehearsal for the thing."""
+    house = House(tmp_path, store)
+    house.add("tiny", EMBEDDER)
+    done = house.run("--variant=O4")
+    assert done.returncode == 0, done.text
+    assert house.statuses() == {"O4": "unsupported"}
+    page = (house.report / "gate.md").read_text()
+    assert "its kernels and its latency are unproven here" in page
+    assert "O4-rehearsed shows its fusions and how fp16 rounds" in page

@@ -1,0 +1,73 @@
+"""pytest-xdist: a model's checks stay together, and the report is that of one process."""
+
+import pytest
+
+from suites.meta.house import EMBEDDER, LOOSE, House
+
+MODELS = ("one", "tiny-2", "tiny-2-plain")
+"""An id such as `tiny-2-plain-quantized` may be of either of two."""
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("parallel")
+    house = House(folder, folder / "store")
+    for number, name in enumerate(MODELS):
+        house.add(name, EMBEDDER.replace("@7", f"@{7 + number}") + LOOSE)
+    return house
+
+
+OPTIONS = ("--variant=plain", "--variant=quantized", "suites/conformance/test_numbers.py")
+
+
+def found(house):
+    """Return the report without what differs between any two runs."""
+    gate = house.gate()
+    for model in gate["models"]:
+        for variant in model["variants"]:
+            variant["checks"] = dict(sorted(variant["checks"].items()))
+    gate["machine"] = {key: one for key, one in gate["machine"].items() if key != "memory_bytes"}
+    return gate
+
+
+def test_report_is_that_of_one_process(house):
+    alone = house.run(*OPTIONS)
+    assert alone.returncode == 0, alone.text
+    expected, scores = found(house), (house.report / "scores.safetensors").read_bytes()
+    both = house.run("-n2", *OPTIONS, "-v")
+    assert both.returncode == 0, both.text
+    assert found(house) == expected
+    assert (house.report / "scores.safetensors").read_bytes() == scores
+    assert both.text.count("passed") == 1
+    lines = [line for line in both.text.splitlines() if line.startswith("[gw")]
+    who = [{line[:5] for line in lines if f"[{name}" in line} for name in ("one", "tiny-2")]
+    assert [len(one) for one in who] == [1, 1], both.text
+    assert who[0] != who[1], "both processes have work"
+
+
+def test_failure_is_reported_with_its_line_to_reproduce(house):
+    strict = EMBEDDER.replace("@7", "@8") + LOOSE.replace("max_abs_error = 1", "max_abs_error = 1e-6")
+    house.add("tiny-2", strict)
+    try:
+        done = house.run("-n2", *OPTIONS)
+    finally:
+        house.add("tiny-2", EMBEDDER.replace("@7", "@8") + LOOSE)
+    assert done.returncode == 1
+    assert house.gate()["verdict"] == "fail"
+    (failure,) = house.gate()["failures"]
+    assert (failure["model"], failure["variant"], failure["check"]) == (
+        "tiny-2", "quantized", "scores_stay_within_ceiling",
+    )  # fmt: skip
+    assert "reproduce: tox run -e gate -- 'suites/accuracy/test_scores.py::" in failure["message"]
+
+
+def test_nothing_is_timed_beside_others(house):
+    done = house.run("-n2", "--variant=plain", "--model=one", suite="suites/latency/test_latency.py")
+    assert done.returncode == 5, done.text
+    assert "no tests ran" in done.text
+
+
+def test_approval_is_of_one_process(house):
+    done = house.run("-n2", "--approve")
+    assert done.returncode == 4
+    assert "-n: an approval is one process's: leave -n out" in done.text
