@@ -79,7 +79,7 @@ def test_few_probes_are_of_all_and_short():
     for kind in ("texts", "pairs"):
         few, every = probes.PROBES[f"few {kind}"], probes.PROBES[kind]
         assert set(few) < set(every)
-        assert 15 <= len(few) <= 40
+        assert 12 <= len(few) <= 40
         assert all(one.length is None for one in few)
     queries = {one.query for one in probes.PROBES["few pairs"] if one.query}
     assert len(queries) == probes.FEW_QUERIES
