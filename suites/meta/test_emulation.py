@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from fixtures import emulation, hardware, probes
 from fixtures.emulation import PROCESSORS, Emulated
 from fixtures.hardware import TIER
-from fixtures.runtimes import OnnxRuntime
+from fixtures.runtimes import AS_IT_IS, OnnxRuntime
 from suites.meta.house import EMBEDDER, House
 
 
@@ -51,6 +51,8 @@ def test_runner_answers_as_a_session_here_does(tools, file):
     feeds = {"input_ids": ids, "attention_mask": np.array([[1, 1, 1], [1, 1, 0]])}
     emulated, here = Emulated(file, tools, PROCESSORS["avx2"]), OnnxRuntime(file, 1)
     assert (emulated.inputs, emulated.outputs) == (here.inputs, here.outputs)
+    as_it_is = Emulated(file, tools, PROCESSORS["avx2"], optimization=AS_IT_IS)
+    np.testing.assert_array_equal(as_it_is(feeds)["masked"], here(feeds)["masked"])
     for _ in range(2):
         for name, values in emulated(feeds).items():
             np.testing.assert_array_equal(values, here(feeds)[name])

@@ -9,7 +9,7 @@ from fixtures import export, integers, variants
 from fixtures.emulation import PROCESSORS
 from fixtures.hardware import Machine
 from fixtures.integers import Product
-from fixtures.runtimes import OnnxRuntime
+from fixtures.runtimes import AS_IT_IS, OnnxRuntime
 from suites.meta.house import EMBEDDER, LOOSE, House
 
 RANDOM = np.random.default_rng(3)
@@ -127,6 +127,19 @@ def test_exact_twin_yields_what_the_quantized_graph_yields_where_sums_are_exact(
     quantized = np.clip(np.rint(feeds["x"] / scale) + zero, 0, 255).astype(np.int64)
     exact = (quantized - int(zero)) @ numpy_helper.to_array(weights).astype(np.int64)
     np.testing.assert_allclose(ours, exact.astype(np.float32) * scale, rtol=1e-6)
+
+
+def test_exact_sums_are_rounding_only_if_the_file_as_it_is_agrees(file, tmp_path):
+    """Fused, this very file rounds as its twin does or not, as the processor has it; as it is, it must agree."""
+    (tmp_path / "twin").mkdir()
+    export.exact_integers([file.parent], tmp_path / "twin", {})
+    feeds = {"x": RANDOM.standard_normal((3, 64)).astype(np.float32)}
+    assert integers.find(file, feeds, run_with(False, tmp_path)) is None
+    ours, twins = (OnnxRuntime(one, 1, optimization=AS_IT_IS)(feeds)["y"]
+                   for one in (file, tmp_path / "twin" / "model.onnx"))  # fmt: skip
+    np.testing.assert_array_equal(ours, twins)
+    assert integers.conclude_exact(True)[0] == integers.ROUNDING
+    assert integers.conclude_exact(False)[0] == integers.UNKNOWN
 
 
 def machine(native):
