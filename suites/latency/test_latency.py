@@ -14,14 +14,14 @@ def test_latency_of_pytorch(subject, shape, gate, measured, torch_of):
     feeds = shaped(subject, shape)
     torch = torch_of(subject, gate.machine.threads)
     torch.load(feeds)
-    plain = bench.side_of(gate.case(subject, "plain").runtime, feeds)
+    plain = bench.side_of(bench.opened(gate.case(subject, "plain")), feeds)
     subject.result.torch_latency.append(measured(subject, shape, plain, torch.round_s))
 
 
 def test_latency(case, shape, gate, measured):
     """One variant at one shape, and with tokenising and post-processing."""
     feeds = shaped(case.subject, shape)
-    sides = [bench.side_of(one.runtime, feeds) for one in (gate.case(case.subject, "plain"), case)]
+    sides = [bench.side_of(bench.opened(one), feeds) for one in (gate.case(case.subject, "plain"), case)]
     cell = measured(case, shape, *sides)
     case.result.latency.append(cell)
     if not gate.approve:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from fixtures import bench, latency
-from fixtures.gate import opened
 from fixtures.report.results import RECOMMENDATION_SHAPE
+from fixtures.runtimes import load
 
 
 @pytest.mark.parametrize(("batch", "by_length"), [(1, False), (8, False), (8, True), (32, False), (32, True)])
@@ -30,7 +30,7 @@ def test_callers(case, count, threads, gate, recorded):
     threads = threads or gate.machine.threads
     if any((one.callers, one.threads) == (count, threads) for one in case.result.callers):
         pytest.skip(f"{threads} are all threads here")
-    runtime = opened(case, threads)
+    runtime = load(case.file, threads, case.provider)
     feeds = runtime.select(bench.shape_of(case.subject, *RECOMMENDATION_SHAPE))
     run = functools.partial(runtime.run, feeds)
     found = recorded(lambda: latency.callers(run, count, threads))

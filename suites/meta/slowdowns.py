@@ -14,7 +14,8 @@ minutes after it, are held to one. Beside it stands pytest-benchmark's
 `--benchmark-compare-fail=median:5%`, on the wall-clock times of the very same rounds.
 
 The neighbour works in bursts on another core: a tenth of a second on average, and as long a rest. Whoever else works
-is a neighbour too: a trial that was to be quiet, and from which others kept more than QUIET of a core, is none.
+is a neighbour too: a trial that was to be quiet, and during which others kept more than QUIET of a core busy, is
+counted beside a neighbour, held to the approval that it was made for; after RESTLESS of them in a row it is given up.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ PER_APPROVAL, POOL = 20, 12
 SPAWN = multiprocessing.get_context("spawn")
 RIVAL = "pytest-benchmark, median:5%"
 CONDITIONS = ("quiet", "beside a neighbour")
-QUIET = 0.1
-"""Cores that others may keep busy during a quiet trial, on average."""
+QUIET, RESTLESS = 0.1, 50
+"""Cores that others may keep busy during a quiet trial, on average; trials in a row that may be none."""
 
 
 Found = TypeVar("Found")
@@ -261,6 +262,7 @@ def main() -> None:
         given = files, latency.feeds_of(long, *latency.SPEED_SHAPE), chosen.seconds
         approvals: dict[str, tuple[Speed, float]] = {}
         judged: Counter[str] = Counter()
+        restless = 0
         done = functools.partial(count, trials, hardware.detect().processor)
         while missing := [one for one in CONDITIONS if done(one) < chosen.trials]:
             condition = min(missing, key=done)
@@ -274,6 +276,10 @@ def main() -> None:
             with chosen.results.open("ab") as file:
                 file.write(msgspec.json.Encoder().encode_lines(found))
             was = found[0].condition
+            restless = restless + 1 if was != condition else 0
+            if restless == RESTLESS:
+                print(f"{RESTLESS} trials in a row were not quiet: others work on this machine", flush=True)
+                break
             print(f"{done(was)} {was}: {', '.join(map(str, found))}", flush=True)
     Console().print(shown(trials))
 

@@ -7,6 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.transformers.float16 import convert_float_to_float16
 from safetensors.numpy import load_file, save_file
 
 from fixtures import diagnosis, hardware, models, runtimes, seeded, trials
@@ -81,36 +82,44 @@ def small(tmp_path):
         ("Min", "product", "masked", "least"),
     )
     nodes = [helper.make_node(operator, [one, other], [result]) for operator, one, other, result in steps]
-    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 1]) for name in "xy"]
+    inputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 1]) for name in ("input_ids", "attention_mask")
+    ]
     outputs = [helper.make_tensor_value_info("least", TensorProto.FLOAT, ["n", 1])]
     graph = helper.make_graph(nodes, "g", inputs, outputs, [weight, huge])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "m.onnx")
     return tmp_path / "m.onnx"
 
 
-def test_largest_activation_is_named_and_masks_are_none(tmp_path):
-    feeds = {"x": np.float32([[2], [300]]), "y": np.float32([[1], [1]])}
-    assert diagnosis.largest_activation(small(tmp_path), [feeds]) == (90_000, "product")
+def test_largest_activation_of_what_is_in_fp16_is_named_and_masks_are_none(tmp_path):
+    """`least` is an output, and stays in fp32; `masked` is made of the mask alone."""
+    file = small(tmp_path)
+    onnx.save(convert_float_to_float16(onnx.load(file), keep_io_types=True), tmp_path / "half.onnx")
+    feeds = {"input_ids": np.float32([[2], [300]]), "attention_mask": np.float32([[1], [1]])}
+    assert diagnosis.largest_activation(file, tmp_path / "half.onnx", [feeds]) == (90_000, "product")
+    assert diagnosis.largest_activation(file, file, [feeds]) == (0, ""), "nothing of it is in fp16"
 
 
 def test_profiler_tells_who_ran_what_in_which_type(tmp_path):
-    feeds = {"x": np.float32([[2]]), "y": np.float32([[1]])}
+    feeds = {"input_ids": np.float32([[2], [3]]), "attention_mask": np.float32([[1], [1]])}
     nodes = runtimes.executed(small(tmp_path), ON_CPU, feeds)
-    assert Executed("MatMul", ON_CPU, ("float",), ("float",)) in nodes or len(nodes) == 3
+    assert {one.operator for one in nodes} == {"MatMul", "Mul", "Min"}
+    assert {(one.inputs[0], one.outputs, one.elements) for one in nodes} == {("float", ("float",), 2)}
     assert {one.provider for one in nodes} == {ON_CPU}
     assert not runtimes.fallen_back(nodes, ON_CPU)
     assert runtimes.fallen_back(nodes, CUDA) == nodes, "a session that fell back whole"
 
 
 def test_only_nodes_that_compute_floats_have_to_stay():
-    shape = Executed("Shape", ON_CPU, ("float16",), ("int64",))
-    cast = Executed("Cast", ON_CPU, ("int64",), ("float16",))
-    on_gpu = Executed("MatMul", CUDA, ("float16", "float16"), ("float16",))
-    assert runtimes.fallen_back([shape, cast, on_gpu], CUDA) == [cast]
+    shape = Executed("Shape", ON_CPU, ("float16",), ("int64",), 2)
+    scale = Executed("Sqrt", ON_CPU, ("float",), ("float",), 1)
+    cast = Executed("Cast", ON_CPU, ("int64",), ("float16",), 32)
+    on_gpu = Executed("MatMul", CUDA, ("float16", "float16"), ("float16",), 512)
+    assert runtimes.fallen_back([shape, scale, cast, on_gpu], CUDA) == [cast]
 
 
 def test_binding_yields_what_a_plain_run_does(tmp_path):
-    feeds = {"x": np.float32([[2], [3]]), "y": np.float32([[-1], [1]])}
+    feeds = {"input_ids": np.float32([[2], [3]]), "attention_mask": np.float32([[-1], [1]])}
     runtime = OnnxRuntime(small(tmp_path), 1)
     binding = runtimes.bound(runtime.session, feeds, "cpu")
     runtime.session.run_with_iobinding(binding)
