@@ -77,8 +77,8 @@ def small(tmp_path):
     weight = numpy_helper.from_array(np.full((1, 1), 300, np.float32), "weight")
     huge = numpy_helper.from_array(np.full((1, 1), -3.4e38, np.float32), "huge")
     steps = (
-        ("MatMul", "x", "weight", "product"),
-        ("Mul", "y", "huge", "masked"),
+        ("MatMul", "input_ids", "weight", "product"),
+        ("Mul", "attention_mask", "huge", "masked"),
         ("Min", "product", "masked", "least"),
     )
     nodes = [helper.make_node(operator, [one, other], [result]) for operator, one, other, result in steps]
