@@ -558,7 +558,7 @@ def recast(variant="quantized", **int8):
     ],
 )
 def test_quantization_of_another_recipe_is_seen(cases, session, faulty, finding, monkeypatch, int8, message):
-    avx2 = hardware.Machine("x86_64", "avx2", "avx2", "", 1, 1, 0, ())
+    avx2 = hardware.Machine("x86_64", "avx2", "avx2", "", 1, 1, 0, ("CPUExecutionProvider",))
     monkeypatch.setattr(session, "machine", avx2)
     check = test_quantization.test_quantization_is_that_of_the_recipe
     case = faulty(recast(**int8), of_folder=True)
@@ -626,7 +626,7 @@ def copy(inputs, output, parameters):
 
 def test_every_check_has_its_fault():
     """A check that was never seen to fail does not count."""
-    names = ("conformance", "gate", "foreign", "weights")
+    names = ("conformance", "gate", "foreign", "weights", "half")
     tests = "".join((ROOT / "suites" / "meta" / f"test_{name}.py").read_text() for name in names)
     suites = "".join(file.read_text() for file in (ROOT / "suites" / "conformance").glob("test_*.py"))
     checks = re.findall(r"^def test_(\w+)", suites, re.MULTILINE)

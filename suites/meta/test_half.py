@@ -13,7 +13,9 @@ from safetensors.numpy import load_file, save_file
 from fixtures import diagnosis, hardware, models, runtimes, seeded, trials
 from fixtures.hardware import CUDA, Machine
 from fixtures.runtimes import ON_CPU, Executed, OnnxRuntime
+from fixtures.tasks import Encoded
 from fixtures.variants import EVERY, VARIANT
+from suites.conformance import test_loading, test_numbers
 from suites.meta.conftest import models_read
 from suites.meta.house import EMBEDDER, House
 
@@ -116,6 +118,43 @@ def test_only_nodes_that_compute_floats_have_to_stay():
     cast = Executed("Cast", ON_CPU, ("int64",), ("float16",), 32)
     on_gpu = Executed("MatMul", CUDA, ("float16", "float16"), ("float16",), 512)
     assert runtimes.fallen_back([shape, scale, cast, on_gpu], CUDA) == [cast]
+
+
+@pytest.fixture
+def on_gpu():
+    """A variant on a GPU, as far as the checks of what ran look at it."""
+    fields = {name: np.arange(1, 9) for name in ("input_ids", "attention_mask")}
+    encoded = Encoded(fields, np.array([0, 3, 8]), dict.fromkeys(fields, 0), "right", {})
+    return SimpleNamespace(provider=CUDA, file=None, subject=SimpleNamespace(encoded=encoded), variant=VARIANT["O4"])
+
+
+ON_GPU = Executed("MatMul", CUDA, ("float16", "float16"), ("float16",), 512)
+
+
+def test_node_that_leaves_the_gpu_fails_its_check(on_gpu, monkeypatch):
+    check, said = test_loading.test_no_node_leaves_the_gpu, []
+    monkeypatch.setattr(runtimes, "executed", lambda *_: [ON_GPU])
+    check(on_gpu, said.append)
+    assert said == ["1 of 1 nodes on the GPU"]
+    elsewhere = Executed("Erf", ON_CPU, ("float",), ("float",), 512)
+    monkeypatch.setattr(runtimes, "executed", lambda *_: [ON_GPU, elsewhere])
+    with pytest.raises(AssertionError, match="1 of 2 nodes ran elsewhere, such as Executed"):
+        check(on_gpu, said.append)
+
+
+def test_fp16_that_is_none_fails_its_check(on_gpu, monkeypatch):
+    check, said = test_numbers.test_sixteen_bits_are_computed_in, []
+    in_fp32 = Executed("MatMul", CUDA, ("float", "float"), ("float",), 512)
+    cast = Executed("Cast", CUDA, ("float16",), ("float",), 512)
+    monkeypatch.setattr(runtimes, "executed", lambda *_: [ON_GPU, in_fp32, cast])
+    check(on_gpu, None, said.append)
+    assert said == ["1 of 2 matrix products in fp16; the provider casts the others to fp32"]
+    monkeypatch.setattr(runtimes, "executed", lambda *_: [in_fp32, cast])
+    with pytest.raises(AssertionError, match="no product of 1 is computed in fp16"):
+        check(on_gpu, None, said.append)
+    monkeypatch.setattr(runtimes, "executed", lambda *_: [in_fp32])
+    with pytest.raises(AssertionError, match="nothing in it is in fp16"):
+        check(on_gpu, None, said.append)
 
 
 def test_binding_yields_what_a_plain_run_does(tmp_path):
