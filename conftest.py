@@ -1,3 +1,3 @@
 """The plugin list. The machinery is in fixtures/, the checks are in suites/."""
 
-pytest_plugins = ("fixtures.options", "fixtures.gate", "fixtures.bench")
+pytest_plugins = ("fixtures.options", "fixtures.plugin", "fixtures.bench")

@@ -2,7 +2,7 @@
 
 from fixtures import integers
 from fixtures.baselines import TOLERANCES
-from fixtures.gate import judge
+from fixtures.verdicts import judge
 
 
 def test_integers_do_not_overflow(scored, overflow, gate):

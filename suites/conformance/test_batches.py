@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from fixtures import runtimes, trials
-from fixtures.gate import ALIKE, inapplicable, judge_batch
+from fixtures.gate import inapplicable
+from fixtures.verdicts import ALIKE, judge_batch
 
 LARGEST = 32
 

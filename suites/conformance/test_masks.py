@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fixtures import trials
-from fixtures.gate import judge_batch
+from fixtures.verdicts import judge_batch
 
 
 @pytest.mark.parametrize("mask", trials.MASKS)

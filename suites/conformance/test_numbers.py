@@ -5,8 +5,9 @@ import pytest
 import tokenizers
 
 from fixtures import diagnosis, hardware, runtimes, trials
-from fixtures.gate import inapplicable, judge_batch
+from fixtures.gate import inapplicable
 from fixtures.variants import BF16
+from fixtures.verdicts import judge_batch
 
 RUNS = 3
 ROOM = np.finfo(np.float16).max / 2

@@ -8,8 +8,9 @@ from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
 from fixtures import trials
-from fixtures.gate import ALIKE, inapplicable, judge_batch
+from fixtures.gate import inapplicable
 from fixtures.probes import LONG_TEXT
+from fixtures.verdicts import ALIKE, judge_batch
 
 # `--hypothesis-profile=elsewhere` draws other texts every time, and `hunt` more of them too.
 chosen = settings.get_current_profile_name()

@@ -71,3 +71,10 @@ def test_approval_is_of_one_process(house):
     done = house.run("-n2", "--approve")
     assert done.returncode == 4
     assert "-n: an approval is one process's: leave -n out" in done.text
+
+
+def test_store_that_cannot_be_used_is_a_usage_error(house, tmp_path):
+    (tmp_path / "file").touch()
+    done = house.run("-n2", f"--store={tmp_path / 'file'}")
+    assert done.returncode == 4
+    assert done.text.count("ERROR: --store: ") == 1, done.text
