@@ -228,20 +228,20 @@ def trial(
     return found
 
 
-def shown(trials: list[Trial]) -> Table:
-    """Return how many trials of each slowdown each judge saw, by processor."""
-    names = (f"{one:.0%} slower" if one else "none: false alarms" for one in SLOWDOWNS)
-    table = Table("processor", "condition", "judge", *names)
-    where = dict.fromkeys(one.processor for one in trials)
+def shown(trials: list[Trial]) -> Iterator[Table]:
+    """Return how many trials of each slowdown each judge saw, a table per processor and condition."""
     judges: dict[str, Callable[[Trial], bool]] = {
         "exportgate": lambda one: one.verdict == "slower", RIVAL: lambda one: one.rival,
     }  # fmt: skip
-    for processor, condition, (judge, saw) in itertools.product(where, CONDITIONS, judges.items()):
-        every = count(trials, processor, condition)
-        seen = Counter(one.slowdown for one in trials if (one.processor, one.condition) == (processor, condition)
-                       and saw(one))  # fmt: skip
-        table.add_row(processor, condition, judge, *(f"{seen[one]} of {every}" for one in SLOWDOWNS))
-    return table
+    where = dict.fromkeys(one.processor for one in trials)
+    for processor, condition in itertools.product(where, CONDITIONS):
+        own = [one for one in trials if (one.processor, one.condition) == (processor, condition)]
+        table = Table("judge", *(f"{one:.0%} seen" if one else "false alarms" for one in SLOWDOWNS), box=None)
+        table.title, table.title_justify = f"\n{processor}, {condition}: {len(own) // len(SLOWDOWNS)} of each", "left"
+        for judge, saw in judges.items():
+            seen = Counter(one.slowdown for one in own if saw(one))
+            table.add_row(judge, *(str(seen[one]) for one in SLOWDOWNS))
+        yield table
 
 
 def count(trials: list[Trial], processor: str, condition: str) -> int:
@@ -284,7 +284,7 @@ def main() -> None:
                 print(f"{RESTLESS} trials in a row were not quiet: others work on this machine", flush=True)
                 break
             print(f"{done(was)} {was}: {', '.join(map(str, found))}", flush=True)
-    Console().print(shown(trials))
+    Console().print(*shown(trials))
 
 
 if __name__ == "__main__":
