@@ -311,6 +311,7 @@ def test_latency_and_conformance_run_on_a_tiny_model(house):
     cells = {f"{cell['batch']}x{cell['length']}": cell for cell in fused["latency"]}
     assert {*cells, *fused["undecided"]} == {"1x16", "2x32"}, "on a busy machine some are undecided, and none is lost"
     assert all(cell["ratio_to_torch"] > 0 for shape, cell in cells.items() if shape not in model["undecided"])
+    assert all(cell["end_to_end_ms"] > cell["p50_ms"] for cell in cells.values())
     assert fused["cold_start_ms"] > fused["load_ms"]
     assert len(fused["workloads"]) == 5
     assert {(one["callers"], one["threads"]) for one in fused["callers"]} >= {(1, 1), (4, 2)}

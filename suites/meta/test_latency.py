@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from fixtures import bench, latency
 from fixtures.baselines import Speed
 from fixtures.gate import ROOT
+from fixtures.runtimes import Session
 from fixtures.tasks import Encoded
 
 LONG = Encoded(
@@ -298,6 +300,25 @@ def test_slowdown_by_5_percent_is_seen_and_none_is_not(brisk):
     """With the noise that was measured between and within sessions; suites/meta/slowdowns.py does it for real."""
     assert verdicts(0.05).count("slower") >= 0.95 * 150
     assert verdicts(0.0).count("slower") <= 0.02 * 150
+
+
+def test_runs_are_timed_apart_from_what_is_around_them(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    class Slow(Session):
+        def run(self, selected):
+            now[0] += 10.0
+            return [selected["input_ids"] + 1]
+
+        def select(self, feeds):
+            now[0] += 1.0
+            return feeds
+
+    runtime = bench.Watched(Slow([SimpleNamespace(name="input_ids")], [SimpleNamespace(name="logits")]))
+    outputs = [runtime({"input_ids": np.arange(3)}) for _ in range(2)]
+    assert (runtime.seconds, now[0], runtime.inputs) == (20.0, 22.0, ["input_ids"])
+    assert outputs[1]["logits"].tolist() == [1, 2, 3]
 
 
 # ----------------------------------------------------------------------- throughput and footprint
