@@ -36,7 +36,7 @@ class House:
         ]  # fmt: skip
 
     def run(self, *options, suite="suites/accuracy", ci=None):
-        environment = {key: value for key, value in os.environ.items() if key not in ("CI", "PYTEST_ADDOPTS")}
+        environment = {key: value for key, value in os.environ.items() if key != "CI" and not key.startswith("PYTEST_")}
         done = subprocess.run(
             self.command(*options, suite=suite), cwd=ROOT, env=environment | ({"CI": ci} if ci else {}),
             capture_output=True, text=True, check=False,
