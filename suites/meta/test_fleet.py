@@ -152,3 +152,7 @@ def test_option_runs_no_test_and_ends_as_the_worst_machine_did(folders, tmp_path
     assert subprocess.run([*command, *options, folders[0]], cwd=ROOT, capture_output=True).returncode == 0
     wrong = subprocess.run([*command, *options, tmp_path / "none"], cwd=ROOT, capture_output=True, text=True)
     assert (wrong.returncode, "--merge: " in wrong.stderr) == (4, True)
+    (tmp_path / "file").touch()
+    options = ["--report", tmp_path / "file", "--merge"]
+    wrong = subprocess.run([*command, *options, *folders], cwd=ROOT, capture_output=True, text=True)
+    assert (wrong.returncode, "--report: " in wrong.stderr) == (4, True)

@@ -118,6 +118,18 @@ def test_changed_reference_fails(approved):
     assert [one["check"] for one in approved.gate()["failures"]] == ["reference_is_the_approved_one"]
 
 
+def test_scores_of_other_weights_explain_nothing(approved):
+    """A variant of another checkpoint moved because that did: approved scores say nothing of how it was exported."""
+    model = approved.baselines / "tiny" / "model.toml"
+    model.write_text(model.read_text().replace("bert@7", "bert@17"))
+    done = approved.run("--variant", "plain")
+    assert done.returncode == 1, done.text
+    moved = {one["check"]: one["message"] for one in approved.gate()["failures"]}
+    assert moved.keys() == {"reference_is_the_approved_one", "scores_do_not_drift"}
+    assert "changed since the approval: checkpoint sha256:" in moved["scores_do_not_drift"]
+    assert "nearer to PyTorch" not in done.text
+
+
 def test_approve_keeps_what_was_not_measured(approved):
     before = json.loads(next(approved.baselines.glob("tiny/[!r]*.json")).read_text())
     done = approved.run("--approve", "--variant", "O2")
