@@ -89,11 +89,12 @@ def test_checks_of_onnx_graphs_do_not_apply_and_the_others_do(openvino, tmp_path
 def test_latency_stands_beside_plains(openvino, tmp_path):
     house = House(tmp_path, tmp_path / "store")
     house.add("tiny", EMBEDDER + LOOSE + "[latency]\nquick = [[1, 16]]\n")
-    done = house.run("--variant=plain", "--variant=openvino", suite="suites/latency/test_latency.py")
+    done = house.run("--variant=plain", "--variant=openvino", suite="suites/latency")
     assert done.returncode == 0, done.text
     rows = {one["variant"]: one for one in house.gate()["models"][0]["variants"]}
     assert rows["openvino"]["latency"][0]["ratio_to_plain"] > 0
     assert rows["openvino"]["load_ms"] > 0
+    assert {one["callers"] for one in rows["openvino"]["callers"]} == {1, 2, 4}
     assert rows["openvino"]["speed"]["anchor"] == "plain"
     assert re.search(r"openvino +\d", done.text)
 

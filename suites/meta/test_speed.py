@@ -1,6 +1,7 @@
 """The gate of speed, through whole runs on a tiny model: what was approved is held, and told from other machines'."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import msgspec
@@ -21,6 +22,7 @@ def house(tmp_path_factory):
     house.add("tiny", 'variants = ["plain", "O2"]\n' + EMBEDDER + LOOSE)
     done = house.run("suites/accuracy/test_scores.py", "--approve", "-k", "scores or O2", suite=SPEED)
     assert done.returncode == 0, done.text
+    assert re.search(r"^  speed of O2: \d\.\d+ times as fast as plain$", done.text, re.MULTILINE), done.text
     return house
 
 
