@@ -183,8 +183,8 @@ def test_warm_up_ends_when_times_are_stable(untaken):
 # ----------------------------------------------------------------------------- the gate of speed
 
 
-def speed(ratio, half):
-    return Speed("plain", 1, 128, ratio, (ratio * np.exp(-half), ratio * np.exp(half)), 100, 8, "one")
+def speed(ratio, half, anchor="plain"):
+    return Speed(anchor, 1, 128, ratio, (ratio * np.exp(-half), ratio * np.exp(half)), 100, 8, "one")
 
 
 @pytest.mark.parametrize(
@@ -197,6 +197,8 @@ def speed(ratio, half):
         (speed(2.0, 0.04), speed(2.0 / 1.05, 0.04), "undecided"),  # beyond the threshold, and not beyond chance
         (speed(2.0, 0.2), speed(2.0, 0.2), "undecided"),
         (speed(2.0, np.inf), speed(2.0, 0.005), "undecided"),
+        (speed(2.0, 0.02, "PyTorch"), speed(2.0 / 1.15, 0.03, "PyTorch"), "same"),  # which PyTorch may have done
+        (speed(2.0, 0.02, "PyTorch"), speed(2.0 / 1.3, 0.03, "PyTorch"), "slower"),
     ],
 )
 def test_change_is_judged_by_threshold_and_interval(approved, now, verdict):
