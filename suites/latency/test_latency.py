@@ -38,7 +38,7 @@ def test_footprint(case, gate, recorded):
 
 
 def test_speed(case, gate, speed):
-    """On one thread, a variant is no slower beside plain, and plain beside PyTorch, than when it was approved."""
+    """On one thread, a variant is no slower beside plain, and plain beside numpy, than when it was approved."""
     case.result.speed = speed
     if not gate.approve:
         bench.judge_speed(case, speed)

@@ -2,9 +2,10 @@
 
 tox run -e slowdowns                  # 100 trials of each slowdown, quiet and beside a neighbour: two to four hours
 tox run -e slowdowns -- --trials 20
+tox run -e slowdowns -- --anchor numpy    # plain beside numpy; by default O2-quantized beside plain
 
-Every trial is added to build/slowdowns.jsonl, and what lies there of the same processor counts: an interrupted run goes
-on where it ended. With `--results docs/slowdowns.jsonl` those go on that are published.
+Every trial is added to build/slowdowns.jsonl, and what lies there of the same anchor and processor counts: an
+interrupted run goes on where it ended. With `--results docs/slowdowns.jsonl` those go on that are published.
 Remove the file after a change of the gate.
 
 A trial measures a variant with each slowdown planted: after every run the thread works on for that share of the
@@ -48,7 +49,8 @@ from fixtures.gate import ROOT, read_model
 from fixtures.runtimes import Feeds, OnnxRuntime, timed
 
 SLOWDOWNS = (0.0, 0.02, 0.05, 0.10, 0.20)
-VARIANT = "O2-quantized"
+MEASURED = {"plain": "O2-quantized", "numpy": "plain"}
+"""The variant that stands beside each anchor."""
 PER_APPROVAL, POOL = 20, 12
 SPAWN = multiprocessing.get_context("spawn")
 RIVAL = "pytest-benchmark, median:5%"
@@ -65,8 +67,9 @@ class Trial(msgspec.Struct):
 
     Attributes:
         slower: how many times slower than approved, as the gate measured it. verdict: the gate's.
-        sessions: opened anew until then. approved: how many times as fast as plain. rival: whether pytest-benchmark
-        saw it. processor: on which it was. others: cores that they kept busy, on average, the neighbour among them.
+        sessions: opened anew until then. approved: how many times as fast as the anchor. rival: whether
+        pytest-benchmark saw it. processor: on which it was. others: cores that they kept busy, on average, the
+        neighbour among them.
     """
 
     condition: str
@@ -78,13 +81,15 @@ class Trial(msgspec.Struct):
     rival: bool
     processor: str
     others: float = 0.0
+    anchor: str = "plain"
 
     def __str__(self) -> str:
         return f"{self.slowdown:.0%} {self.slower:.3f} {self.verdict} ({self.sessions} sessions)"
 
 
-def files_of(folder: Path, variant: str) -> tuple[Path, Path, tasks.Encoded]:
-    """Return the plain export of the embedded model, the variant's, and the long text as tokens."""
+def files_of(folder: Path, anchor: str) -> tuple[list[Path], tasks.Encoded]:
+    """Return plain's export of the embedded model, the measured variant's if it is another, and the long text as
+    tokens."""
     built, machine = store.Store(folder), hardware.detect()
     model = read_model(ROOT / "baselines" / "minilm-l6")
     checkpoint = models.find_checkpoint(model)
@@ -92,12 +97,12 @@ def files_of(folder: Path, variant: str) -> tuple[Path, Path, tasks.Encoded]:
     root = export.prepare(model.name, checkpoint, model.settings.source)
     plans = [
         export.plan(model.name, variants.VARIANT[name], root, task.export_task, machine, task.exporter)
-        for name in ("plain", variant)
+        for name in dict.fromkeys(("plain", MEASURED[anchor]))
     ]
     tokens = probes.plan_tokens(model, checkpoint)
     store.build_all(built, [*plans, tokens], 1, print)
-    plain, other, probed = (built.run(step).folder for step in (*plans, tokens))
-    return plain / export.MODEL_FILE, other / export.MODEL_FILE, tasks.Encoded.load(probed / probes.LONG_FILE)
+    files = [built.run(plan).folder / export.MODEL_FILE for plan in plans]
+    return files, tasks.Encoded.load(built.run(tokens).folder / probes.LONG_FILE)
 
 
 def neighbour(core: int) -> None:
@@ -157,21 +162,32 @@ class Others:
 
 
 class Sides:
-    """Sessions of plain and of the variant, drawn from POOL of each that are open already: loading takes time.
+    """Sessions of the variant and of its anchor, drawn from POOL of each that are open already: loading takes time.
+
+    Args:
+        files: plain's and the variant's, which stands beside plain; or plain's alone, which stands beside numpy.
 
     Attributes:
-        walls: seconds of the slowed rounds, by the clock on the wall: what pytest-benchmark stores.
+        anchor: its name. walls: seconds of the slowed rounds, by the clock on the wall: what pytest-benchmark stores.
     """
 
     def __init__(self, files: Sequence[Path], feeds: Feeds) -> None:
-        self.pools, self.feeds = [[OnnxRuntime(file, 1) for _ in range(POOL)] for file in files], feeds
+        pools = [self._pool(file, feeds) for file in files]
+        plain_s = [functools.partial(timed, run, time.process_time) for run in pools[0]]
+        beside_plain = len(files) > 1
+        self.anchor = "plain" if beside_plain else "numpy"
+        self._anchors = plain_s if beside_plain else [latency.Yardstick().beside(one) for one in plain_s]
+        self._variants = pools[-1]
         self.walls: dict[float, list[float]] = {slowdown: [] for slowdown in SLOWDOWNS}
 
+    @staticmethod
+    def _pool(file: Path, feeds: Feeds) -> list[Callable[[], object]]:
+        sessions = [OnnxRuntime(file, 1) for _ in range(POOL)]
+        return [functools.partial(one.session.run, None, one.select(feeds)) for one in sessions]
+
     def renew(self, slowdown: float) -> tuple[latency.Side, latency.Side]:
-        """Return plain's side and the slowed variant's."""
-        anchor, run = (
-            functools.partial(one.session.run, None, one.select(self.feeds)) for one in map(random.choice, self.pools)
-        )  # fmt: skip
+        """Return the anchor's side and the slowed variant's."""
+        run = random.choice(self._variants)
 
         def slowed() -> float:
             wall, start = time.perf_counter(), time.process_time()
@@ -182,11 +198,11 @@ class Sides:
             self.walls[slowdown].append(time.perf_counter() - wall)
             return now - start
 
-        return functools.partial(timed, anchor, time.process_time), slowed
+        return random.choice(self._anchors), slowed
 
     def blocks(self, slowdown: float, settled: Callable[[Speed], bool]) -> latency.Blocks:
         renew = functools.partial(self.renew, slowdown)
-        return latency.Blocks("plain", latency.SPEED_SHAPE, renew, "this one", {}, settled)
+        return latency.Blocks(self.anchor, latency.SPEED_SHAPE, renew, "this one", {}, settled)
 
     def median_s(self, slowdown: float) -> float:
         return float(np.median(self.walls[slowdown]))
@@ -197,7 +213,7 @@ def approve(files: Sequence[Path], feeds: Feeds, seconds: float) -> tuple[Speed,
     measurements take turns, as in the gate.
 
     Args:
-        files: plain and the variant. seconds: budget of a measurement that is no approval.
+        files: as of Sides. seconds: budget of a measurement that is no approval.
     """
     sides, others = Sides(files, feeds), Others()
     speed, *_ = latency.speeds([sides.blocks(slowdown, latency.precise) for slowdown in SLOWDOWNS], 2 * seconds)
@@ -222,35 +238,38 @@ def trial(
         found.append(
             Trial(
                 condition, slowdown, round(change.slower, 4), change.verdict, now.sessions, approved.ratio, fails,
-                hardware.detect().processor, round(busy, 2),
+                hardware.detect().processor, round(busy, 2), sides.anchor,
             )
         )  # fmt: skip
     return found
 
 
 def shown(trials: list[Trial]) -> Iterator[Table]:
-    """Return how many trials of each slowdown each judge saw, a table per processor and condition."""
+    """Return how many trials of each slowdown each judge saw, a table per anchor, processor and condition."""
     judges: dict[str, Callable[[Trial], bool]] = {
         "exportgate": lambda one: one.verdict == "slower", RIVAL: lambda one: one.rival,
     }  # fmt: skip
-    where = dict.fromkeys(one.processor for one in trials)
-    for processor, condition in itertools.product(where, CONDITIONS):
-        own = [one for one in trials if (one.processor, one.condition) == (processor, condition)]
+    where = dict.fromkeys((one.anchor, one.processor) for one in trials)
+    for (anchor, processor), condition in itertools.product(where, CONDITIONS):
+        own = [one for one in trials if (one.anchor, one.processor, one.condition) == (anchor, processor, condition)]
         table = Table("judge", *(f"{one:.0%} seen" if one else "false alarms" for one in SLOWDOWNS), box=None)
-        table.title, table.title_justify = f"\n{processor}, {condition}: {len(own) // len(SLOWDOWNS)} of each", "left"
+        table.title = f"\n{MEASURED[anchor]} on {processor}, {condition}: {len(own) // len(SLOWDOWNS)} of each"
+        table.title_justify = "left"
         for judge, saw in judges.items():
             seen = Counter(one.slowdown for one in own if saw(one))
             table.add_row(judge, *(str(seen[one]) for one in SLOWDOWNS))
         yield table
 
 
-def count(trials: list[Trial], processor: str, condition: str) -> int:
-    return sum((one.processor, one.condition) == (processor, condition) for one in trials) // len(SLOWDOWNS)
+def count(trials: list[Trial], anchor: str, processor: str, condition: str) -> int:
+    wanted = (anchor, processor, condition)
+    return sum((one.anchor, one.processor, one.condition) == wanted for one in trials) // len(SLOWDOWNS)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=100)
+    parser.add_argument("--anchor", choices=MEASURED, default="plain")
     parser.add_argument("--store", type=Path, help="a warm store; by default one is made first")
     parser.add_argument("--seconds", type=float, default=latency.SPEED_S["quick"], help="budget of one measurement")
     parser.add_argument("--results", type=Path, default=ROOT / "build" / "slowdowns.jsonl")
@@ -259,12 +278,12 @@ def main() -> None:
     chosen.results.touch()
     trials = msgspec.json.Decoder(Trial).decode_lines(chosen.results.read_bytes())
     with tempfile.TemporaryDirectory(prefix="exportgate-") as folder, contextlib.suppress(KeyboardInterrupt):
-        *files, long = files_of(chosen.store or Path(folder), VARIANT)
+        files, long = files_of(chosen.store or Path(folder), chosen.anchor)
         given = files, latency.feeds_of(long, *latency.SPEED_SHAPE), chosen.seconds
         approvals: dict[str, list[Any]] = {}
         judged: Counter[str] = Counter()
         restless = 0
-        done = functools.partial(count, trials, hardware.detect().processor)
+        done = functools.partial(count, trials, chosen.anchor, hardware.detect().processor)
         while missing := [one for one in CONDITIONS if done(one) < chosen.trials]:
             condition = min(missing, key=done)
             with beside_a_neighbour() if condition != "quiet" else contextlib.nullcontext():
@@ -272,7 +291,8 @@ def main() -> None:
                     *approvals[condition], busy = alone(approve, *given)
                     if condition == "quiet" and busy > QUIET:  # who approves at a quiet time, looks that it is one
                         *approvals[condition], busy = alone(approve, *given)
-                    print(f"approved {condition}: {approvals[condition][0].ratio} times as fast as plain", flush=True)
+                    ratio = approvals[condition][0].ratio
+                    print(f"approved {condition}: {ratio} times as fast as {chosen.anchor}", flush=True)
                 found = alone(trial, *given, condition, *approvals[condition])
             judged[condition] += 1
             trials += found

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import threadpoolctl
 
 from fixtures import bench, latency
 from fixtures.baselines import Speed
@@ -197,6 +198,7 @@ def speed(ratio, half, anchor="plain"):
         (speed(2.0, 0.04), speed(2.0 / 1.05, 0.04), "undecided"),  # beyond the threshold, and not beyond chance
         (speed(2.0, 0.2), speed(2.0, 0.2), "undecided"),
         (speed(2.0, np.inf), speed(2.0, 0.005), "undecided"),
+        (speed(2.0, 0.005, "numpy"), speed(2.0 / 1.05, 0.005, "numpy"), "slower"),
         (speed(2.0, 0.02, "PyTorch"), speed(2.0 / 1.15, 0.03, "PyTorch"), "same"),  # which PyTorch may have done
         (speed(2.0, 0.02, "PyTorch"), speed(2.0 / 1.3, 0.03, "PyTorch"), "slower"),
     ],
@@ -245,6 +247,24 @@ def blocks_of(seed, *, ratio=2.0, settled=lambda now: True, opened=None):
         return (lambda: 1.0), (lambda: luck * float(np.exp(0.05 * random.normal())))
 
     return latency.Blocks("plain", (1, 16), renew, "one", {}, settled)
+
+
+def test_yardstick_lasts_as_long_as_what_stands_beside_it(monkeypatch):
+    yardstick, once = latency.Yardstick(), itertools.chain([1.0] * 2, itertools.cycle([1.0, 3.0]))
+    monkeypatch.setattr(yardstick, "once", lambda: next(once))
+    assert yardstick.beside(lambda: 3.8)() == 2.0, "the mean of four"
+
+
+def test_yardstick_runs_on_one_thread(monkeypatch):
+    def threads():
+        return [one["num_threads"] for one in threadpoolctl.threadpool_info() if one["user_api"] == "blas"]
+
+    yardstick, before, during = latency.Yardstick(), threads(), []
+    monkeypatch.setattr(latency.time, "process_time", lambda: during.extend(threads()) or 0.0)
+    yardstick.once()
+    monkeypatch.undo()
+    assert set(during) <= {1}
+    assert threads() == before
 
 
 def test_speed_has_the_spread_between_sessions_in_its_interval(brisk):

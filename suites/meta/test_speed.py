@@ -154,6 +154,25 @@ def test_slower_than_approved_fails(house, tier):
     assert f"the gate lets {THRESHOLD:.1%} pass" in failure["message"]
 
 
+def test_plain_is_held_to_numpy(house, tier):
+    done = house.run("suites/accuracy/test_scores.py", "--approve", "--variant", "plain", suite=SPEED)
+    assert re.search(r"^  speed of plain: \d+\.\d+ times as fast as numpy$", done.text, re.MULTILINE), done.text
+    assert result(house, "plain")["speed"]["anchor"] == "numpy"
+    tier("plain", times(3))
+    done = house.run("--variant", "plain", suite=SPEED)
+    assert done.returncode == 1, done.text
+    (failure,) = house.gate()["failures"]
+    assert re.search(r"plain: [23]\.\d+ times slower .* times as fast as numpy", failure["message"])
+
+
+@pytest.mark.parametrize(
+    ("variant", "provider", "anchor"),
+    [("O2", hardware.CUDA, "plain"), ("plain", "CPUExecutionProvider", "numpy"), ("plain", hardware.CUDA, "PyTorch")],
+)
+def test_numpy_is_no_anchor_of_what_a_gpu_computes(variant, provider, anchor):
+    assert bench._anchor(SimpleNamespace(variant=SimpleNamespace(name=variant), provider=provider)) == anchor
+
+
 def test_faster_than_approved_is_a_stale_baseline(house, tier):
     tier("O2", times(1 / 3))
     done = house.run("--variant", "O2", suite=SPEED)
