@@ -14,7 +14,7 @@ def test_long_large_batches(case, plain, measured):
     if case.result.cell(shape) or shape[1] > bench.lengths_of(case.subject)[1]:
         inapplicable("the grid has this shape, or the model has no positions for it")
     feeds = latency.feeds_of(case.subject.long, *shape)
-    sides = [bench.side_of(one.runtime, feeds) for one in (plain, case)]
+    sides = [bench.side_of(bench.opened(one), feeds) for one in (plain, case)]
     case.result.latency.append(measured(case, shape, *sides))
 
 
@@ -23,4 +23,4 @@ def test_claim(claim, subject, gate):
     """A sentence holds for a model, does not, or cannot be measured here."""
     if not claim.is_about(subject.result):
         inapplicable(f"it speaks of {' and '.join(claim.tasks)}")
-    gate.results.answers.append(claims.answer(claim, subject.result))
+    gate.results.answers.append(claims.answer(claim, subject.result, on_gpu=gate.machine.on_gpu))
