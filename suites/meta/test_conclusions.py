@@ -97,6 +97,20 @@ def test_throughput_finds_batch_callers_and_what_does_as_well():
     assert chosen(PLAIN, many)["highest throughput"].settings == ["batch 1", "batch 8"]
 
 
+def test_what_may_do_as_well_in_another_way_is_named():
+    """Two callers of the one do 70 texts per second, a batch of the other 62: timed apart, they may be alike."""
+    single, many = variant("quantized", 2.5, 23, 0.04), variant("O2-quantized", 2.3, 23, 0.06, half=0.001)
+    unknown = variant("O3-quantized", 1, 23, 0.07, batches=(), undecided={"1x128": "noisy"})
+    many.callers = [Callers(2, 1, 70, 21, 22)]
+    found = chosen(PLAIN, single, many, unknown)["highest throughput"]
+    assert (found.variant, found.alike) == ("quantized", ["O2-quantized", "O3-quantized"])
+    many.callers = [Callers(2, 1, 90, 21, 22)]
+    found = chosen(PLAIN, single, many, unknown)["highest throughput"]
+    assert (found.variant, found.alike) == ("O2-quantized", ["O3-quantized"])
+    many.callers = []
+    assert chosen(PLAIN, single, many)["highest throughput"].alike == [], "beside each other, they are told apart"
+
+
 def test_another_variant_may_serve_callers_best():
     """Where one session's callers do clearly more than the fastest batch of any variant."""
     single, many = variant("quantized", 2.5, 23, 0.04), variant("O2-quantized", 2.4, 23, 0.06, half=0.001)
@@ -118,6 +132,33 @@ def test_front_holds_what_nothing_beats():
     """O1 is as good as plain and no better; O2 beats both; int8 is faster and smaller but less close."""
     assert front(model(PLAIN, O1, O2, INT8, INT8_WORSE)) == ["O2", "quantized"]
     assert front(model(PLAIN, O1)) == ["plain", "O1"]
+
+
+def test_circle_of_what_cannot_be_told_apart_stays_on_the_front():
+    """O1 is faster than O2, O2 smaller than O3, O3 closer than O1, and each alike in the rest; plain is beaten."""
+    circle = (
+        variant("O1", 1.2, 90.8, 1.8e-6, half=0.01), variant("O2", 1.1, 90.0, 0.9e-6, half=0.01),
+        variant("O3", 1.15, 91.3, 0, half=0.09),
+    )  # fmt: skip
+    assert front(model(*circle)) == ["O1", "O2", "O3"]
+    assert front(model(variant("plain", 1.0, 100, 1e-4, half=0.01), *circle)) == ["O1", "O2", "O3"]
+
+
+@pytest.mark.parametrize(
+    ("name", "ratio", "torch", "status", "said"),
+    [
+        ("plain", 1.0, 2.0, "pass",
+         "deploy plain: 2.0 times slower than PyTorch at 1x128, 90 MB, max_abs_error 1e-07"),
+        ("plain", 1.0, 0.98, "pass", "deploy plain: as fast as PyTorch at 1x128, 90 MB, max_abs_error 1e-07"),
+        ("plain", 1.0, None, "pass", "deploy plain: 90 MB, max_abs_error 1e-07"),
+        ("O2", 1.3, 0.5, "unbaselined", "deploy O2: 2.6 times faster than PyTorch and 1.3 times faster than plain at "
+         "1x128, 90 MB, max_abs_error 1e-07; not approved here"),
+    ],
+)  # fmt: skip
+def test_recommendation_says_what_it_is_faster_than(name, ratio, torch, status, said):
+    one = variant(name, ratio, 90, 1e-7, status=status)
+    one.latency = [msgspec.structs.replace(each, ratio_to_torch=torch and ratio / torch) for each in one.latency]
+    assert recommend(model(one)) == said
 
 
 def test_without_latencies_size_and_error_are_chosen_all_the_same():
