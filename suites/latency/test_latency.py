@@ -4,6 +4,8 @@ pytest-benchmark runs and times the variant; a round of plain runs before or aft
 Nothing is asserted about absolute times; ratios are compared with the approved ones.
 """
 
+import functools
+
 import pytest
 
 from fixtures import bench, latency
@@ -31,7 +33,8 @@ def test_latency(case, shape, gate, measured):
 def test_footprint(case, gate, recorded):
     """A fresh process: from its start to the first output, session load, memory, and memory after many shapes."""
     feeds, *sweep = (case.runtime.select(bench.shape_of(case.subject, *one)) for one in ((1, 128), *bench.SWEEP))
-    found = recorded(lambda: latency.footprint(case.file, gate.machine.threads, case.provider, feeds, sweep))
+    measure = functools.partial(latency.footprint, case.file, gate.machine.threads, case.provider, feeds, sweep)
+    found = recorded(case, "footprint", measure)
     for name, value in vars(found).items():
         setattr(case.result, name, value)
     assert found.peak_rss_mb > case.result.bytes / 1e6 / 2

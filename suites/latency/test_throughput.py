@@ -19,7 +19,8 @@ def test_mixed_lengths(case, batch, by_length, recorded):
     def run(feeds):
         return runtime.run(runtime.select(feeds))
 
-    found = recorded(lambda: latency.workload(run, texts, batch, by_length=by_length))
+    name = f"mixed lengths in batches of {batch}{' by length' * by_length}"
+    found = recorded(case, name, functools.partial(latency.workload, run, texts, batch, by_length=by_length))
     case.result.workloads.append(found)
 
 
@@ -33,13 +34,15 @@ def test_callers(case, count, threads, gate, recorded):
     runtime = load(case.file, threads, case.provider)
     feeds = runtime.select(bench.shape_of(case.subject, *RECOMMENDATION_SHAPE))
     run = functools.partial(runtime.run, feeds)
-    found = recorded(lambda: latency.callers(run, count, threads))
+    name = f"{count} callers on {threads} threads"
+    found = recorded(case, name, functools.partial(latency.callers, run, count, threads))
     case.result.callers.append(found)
 
 
 def mixed(lengths):
-    """Return texts of all lengths up to LONGEST, in an order that has nothing to do with them."""
+    """Return texts of all lengths up to LONGEST, or the shortest where none is, in an order that has nothing to do with
+    them."""
     order = np.argsort(lengths, kind="stable")
-    order = order[lengths[order] <= bench.LONGEST]
+    order = order[lengths[order] <= max(bench.LONGEST, lengths.min())]
     chosen = order[np.linspace(0, len(order) - 1, min(bench.MIXED, len(order))).astype(int)]
     return np.random.default_rng(0).permutation(chosen)

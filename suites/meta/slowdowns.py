@@ -126,8 +126,7 @@ def beside_a_neighbour() -> Iterator[None]:
     Raises:
         RuntimeError: it ended before its time.
     """
-    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    process = SPAWN.Process(target=neighbour, args=(max(cores),), daemon=True)
+    process = SPAWN.Process(target=neighbour, args=(max(latency.own_cores()),), daemon=True)
     process.start()
     try:
         yield

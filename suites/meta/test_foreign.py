@@ -431,6 +431,10 @@ def test_without_pytorch_a_ready_made_file_is_judged_and_the_rest_is_unsupported
     assert code == 0, text
     assert result(house)["closeness"]["max_abs_error"] < 1e-5
     assert result(house)["checks"]["scores_hold_under_mask[holes]"]["status"] == "unsupported"
+    timed = "suites/latency/test_latency.py::test_latency_of_pytorch"
+    code, text = run(timed, "-rs", f"--artifact=bert:plain={handed}")
+    assert code == 0, text
+    assert "PyTorch is not installed, and it has to be timed" in " ".join(text.split())
     code, text = run("suites/accuracy", "--variant=plain")
     assert code == 0, text
     code, text = run("suites/accuracy", "--variant=plain", "--require-all")

@@ -18,7 +18,10 @@ NOISE = {
 SERIES = 100
 LUCK = np.exp(np.random.default_rng(1).normal(0, 0.005, 20))
 WHERE = {"processor": "x86_64 family 25", "tier": "avx2", "threads": 2, "handed_in": False}
-NAME = ("suites/latency/test_latency.py::test_latency[m-O2-1x16]", "x86_64 family 25, tier avx2, 2 threads")
+NAME = (
+    *("suites/latency/test_latency.py::test_latency[m-O2-1x16]", "plain at 1x16"),
+    "x86_64 family 25, tier avx2, 2 threads",
+)
 
 
 def series(ratios, name=NAME):
@@ -36,7 +39,7 @@ def test_noise_has_no_steps(noise, runs):
     found = {
         name: points
         for number in range(SERIES)
-        for name, points in series(np.exp(NOISE[noise](random, runs)), (str(number), "")).items()
+        for name, points in series(np.exp(NOISE[noise](random, runs)), (str(number), "", "")).items()
     }
     assert len(history.steps(found)) <= SERIES * 0.01
 
@@ -71,7 +74,7 @@ def stored(folder, runs, *, ratio="ratio_to_plain", where=(), **extra):
             "machine_info": {"exportgate": WHERE | dict(where) | {"versions": {"onnxruntime": version}}},
             "commit_info": {"id": f"{number:040x}"},
             "datetime": f"2026-01-{number + 1:02}T10:00:00+00:00",
-            "benchmarks": [{"fullname": NAME[0], "extra_info": {ratio: value, **extra}}],
+            "benchmarks": [{"fullname": NAME[0], "extra_info": {ratio: value, "batch": 1, "length": 16, **extra}}],
         }
         (folder / f"{number:04}_run.json").write_text(json.dumps(run))
 
@@ -101,6 +104,13 @@ def test_processors_tiers_and_threads_are_kept_apart(tmp_path, other):
     assert history.steps(history.read(tmp_path)) == []
 
 
+@pytest.mark.parametrize("other", [{"anchor": "numpy"}, {"length": 128}])
+def test_anchors_and_shapes_are_kept_apart(tmp_path, other):
+    stored(tmp_path / "one", STEP[:12])
+    stored(tmp_path / "other", STEP[12:], **other)
+    assert history.steps(history.read(tmp_path)) == []
+
+
 def run(folder):
     command = [sys.executable, "-m", "fixtures.report.history", str(folder)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -112,6 +122,7 @@ def test_command_prints_the_step(tmp_path):
     assert found.returncode == 0
     assert f"1 series, of 20 to 20 runs; 1 steps beyond {THRESHOLD:.1%}" in found.stdout
     assert "since 2026-01-13T10:00: test_latency[m-O2-1x16] is 1.1" in found.stdout
+    assert "times slower beside plain at 1x16\n" in found.stdout
 
 
 @pytest.mark.parametrize(("content", "said"), [(None, "no stored runs"), ("{}", "is no file of pytest-benchmark")])

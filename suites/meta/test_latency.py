@@ -8,6 +8,7 @@ import threading
 import time
 from types import SimpleNamespace
 
+import msgspec
 import numpy as np
 import pytest
 import threadpoolctl
@@ -145,7 +146,7 @@ def test_time_that_the_hypervisor_takes_is_a_disturbance(monkeypatch):
 
 def test_quota_takes_of_what_it_leaves(untaken, monkeypatch):
     """Two of 64 cores, kept waiting for a tenth of the time: a tenth of the container's time, not of the host's."""
-    monkeypatch.setattr(latency.os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(latency, "own_cores", lambda: range(64))
     monkeypatch.setattr(latency.loky, "cpu_count", lambda: 2)
     watch = latency.Watch(start=latency.time.monotonic() - 100)
     assert watch.taken() == 0
@@ -153,6 +154,32 @@ def test_quota_takes_of_what_it_leaves(untaken, monkeypatch):
     assert watch.taken() == pytest.approx(0.1, rel=0.01)
     monkeypatch.setattr(latency, "_stolen_s", lambda: 64.0)
     assert watch.taken() == pytest.approx(0.11, rel=0.01)
+
+
+def test_time_that_is_taken_from_cores_of_others_is_no_loss(monkeypatch):
+    stolen = [100.0, 7.0, 100.0]
+    monkeypatch.setattr(latency.psutil, "cpu_times", lambda percpu: [SimpleNamespace(steal=one) for one in stolen])
+    monkeypatch.setattr(latency, "own_cores", lambda: [1])
+    assert latency._stolen_s() == 7.0
+
+
+def test_what_was_disturbed_twice_is_no_number(untaken, monkeypatch):
+    found = iter(range(10))
+    assert latency.calmly(lambda: next(found)) == 0
+    reasons = iter(["hot", "", "hot", "stolen"])
+    monkeypatch.setattr(latency.Watch, "disturbance", lambda _: next(reasons))
+    assert latency.calmly(lambda: next(found)) == 2, "the first one was disturbed"
+    with pytest.raises(latency.Disturbed, match="stolen"):
+        latency.calmly(lambda: next(found))
+
+
+def test_quota_is_a_number_of_cores(monkeypatch, tmp_path):
+    files = {"/sys/fs/cgroup/cpu.max": tmp_path / "cpu.max"}
+    monkeypatch.setattr(latency, "Path", lambda name: files.get(name, tmp_path / "none"))
+    assert latency.quota() is None
+    for text, cores in (("max 100000", None), ("150000 100000", 1.5)):
+        (tmp_path / "cpu.max").write_text(text + "\n")
+        assert latency.quota() == cores
 
 
 def test_processor_that_grows_too_hot_is_a_disturbance(untaken, monkeypatch, tmp_path):
@@ -226,6 +253,19 @@ def test_intervals_of_both_sides_add_as_independent_errors():
 )
 def test_change_is_clear_where_its_interval_holds_no_threshold(now, clear):
     assert latency.change(speed(2.0, 0.005), now).clear == clear
+
+
+@pytest.mark.parametrize(
+    ("approved", "tells"),
+    [
+        (speed(2.0, 0.02), True), (speed(2.0, 0.03), False), (speed(2.0, np.inf), False),
+        (speed(2.0, 0.2, "PyTorch"), True), (speed(2.0, 0.03, "numpy"), False),
+    ],
+)  # fmt: skip
+def test_approval_that_would_decide_nothing_tells_nothing(approved, tells):
+    assert latency.tells(approved) == tells
+    same = latency.change(approved, msgspec.structs.replace(approved, interval=(2.0, 2.0)))
+    assert (same.verdict == "same") == tells
 
 
 @pytest.fixture
@@ -359,7 +399,7 @@ def test_workload_counts_padding():
             lambda feeds: ran.append(feeds["input_ids"].shape), encoded, batch, by_length=by_length
         )
         assert (found.batch, found.sorted, found.padding) == (batch, by_length, padding)
-        assert len(ran) == runs + 1, "one to warm up"
+        assert len(ran) == 2 * runs, "each once to warm up"
 
 
 def test_callers_call_at_the_same_time():

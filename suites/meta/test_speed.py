@@ -22,7 +22,7 @@ def house(tmp_path_factory):
     house.add("tiny", 'variants = ["plain", "O2"]\n' + EMBEDDER + LOOSE)
     done = house.run("suites/accuracy/test_scores.py", "--approve", "-k", "scores or O2", suite=SPEED)
     assert done.returncode == 0, done.text
-    assert re.search(r"^  speed of O2: \d\.\d+ times as fast as plain$", done.text, re.MULTILINE), done.text
+    assert re.search(r"^  speed of O2: \d\.\d+ times as fast as plain \(.*\)$", done.text, re.MULTILINE), done.text
     return house
 
 
@@ -89,6 +89,7 @@ def stored_cell(shape, ratio):
 
 
 CELL = "suites/latency/test_latency.py::test_latency"
+MIXED = "suites/latency/test_throughput.py::test_mixed_lengths[tiny-O2-8-False]"
 
 
 def test_far_slower_at_one_shape_fails(house, tier):
@@ -154,9 +155,62 @@ def test_slower_than_approved_fails(house, tier):
     assert f"the gate lets {THRESHOLD:.1%} pass" in failure["message"]
 
 
+@pytest.fixture
+def plugin(monkeypatch, tmp_path):
+    """Return a function: code -> the options with which pytest loads it as a plugin."""
+
+    def options(code):
+        (tmp_path / "planted.py").write_text(code)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        return "-p", "planted"
+
+    return options
+
+
+def test_approval_that_says_too_little_is_not_recorded(house, tier, plugin):
+    before = json.loads(tier_file(house).read_text())["variants"]["O2"]["speeds"]
+    blind = plugin("from fixtures import latency\nlatency.THRESHOLDS = dict.fromkeys(latency.THRESHOLDS, 1e-9)\n")
+    done = house.run("suites/accuracy/test_scores.py", "--approve", "--variant", "O2", *blind, suite=SPEED)
+    assert done.returncode == 0, done.text
+    assert "not recorded: that says too little; approve suites/latency again at a quiet time" in done.text
+    assert json.loads(tier_file(house).read_text())["variants"]["O2"]["speeds"] == before
+
+
+STEAL = "import itertools\nfrom fixtures import latency\nlatency._stolen_s = map(float, itertools.count()).__next__\n"
+
+
+def test_what_the_machine_disturbs_is_undecided_and_no_number(house, plugin, tmp_path):
+    """The hypervisor takes a second whenever it is asked."""
+    stored = tmp_path / "benchmarks.json"
+    measured = f"{CELL}[tiny-O2-1x16]", "suites/latency/test_latency.py::test_footprint", MIXED
+    options = "--variant", "O2", f"--benchmark-json={stored}", *plugin(STEAL)
+    done = house.run(*measured[1:], *options, suite=measured[0])
+    assert done.returncode == 0, done.text
+    found = result(house, "O2")
+    assert found["undecided"].keys() == {"1x16", "footprint", "mixed lengths in batches of 8"}
+    assert all("the hypervisor or the quota took" in why for why in found["undecided"].values())
+    assert (found["latency"], found["workloads"], found["load_ms"]) == ([], [], None)
+    assert not stored.exists() or json.loads(stored.read_text())["benchmarks"] == []
+    assert "undecided: 3 measurements" in done.text
+    page = (house.report / "gate.md").read_text()
+    assert page.count("| O2 | 1x16 | undecided |") == 1
+    assert "footprint: the hypervisor" in page
+
+
+def test_runs_are_compared_and_drawn_by_pytest_benchmark(house, tmp_path):
+    storage, drawn = f"--benchmark-storage={tmp_path / 'stored'}", tmp_path / "drawn"
+    once = "--variant", "O2", "--benchmark-autosave", storage
+    assert "Name (time in" not in house.run(*once, suite=MIXED).text
+    done = house.run(*once, "--benchmark-compare", f"--benchmark-histogram={drawn}", suite=MIXED)
+    assert done.returncode == 0, done.text
+    assert re.search(r"test_mixed_lengths\[tiny-O2-8-False\] \(NOW\)", done.text), done.text
+    assert re.search(r"test_mixed_lengths\[tiny-O2-8-False\] \(0001_", done.text), done.text
+    assert [file.suffix for file in tmp_path.glob("drawn*")] == [".svg"]
+
+
 def test_plain_is_held_to_numpy(house, tier):
     done = house.run("suites/accuracy/test_scores.py", "--approve", "--variant", "plain", suite=SPEED)
-    assert re.search(r"^  speed of plain: \d+\.\d+ times as fast as numpy$", done.text, re.MULTILINE), done.text
+    assert re.search(r"^  speed of plain: \d+\.\d+ times as fast as numpy \(.*\)$", done.text, re.MULTILINE), done.text
     assert result(house, "plain")["speed"]["anchor"] == "numpy"
     tier("plain", times(3))
     done = house.run("--variant", "plain", suite=SPEED)
