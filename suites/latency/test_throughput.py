@@ -10,7 +10,7 @@ from fixtures.report.results import RECOMMENDATION_SHAPE
 from fixtures.runtimes import load
 
 
-@pytest.mark.parametrize(("batch", "by_length"), [(1, False), (8, False), (8, True), (32, False), (32, True)])
+@pytest.mark.parametrize(("batch", "by_length"), latency.WAYS)
 def test_mixed_lengths(case, batch, by_length, recorded):
     """The same texts: throughput, and how much of what is computed is padding."""
     runtime = case.runtime
@@ -19,7 +19,7 @@ def test_mixed_lengths(case, batch, by_length, recorded):
     def run(feeds):
         return runtime.run(runtime.select(feeds))
 
-    name = f"mixed lengths in batches of {batch}{' by length' * by_length}"
+    name = latency.workload_name(batch, by_length)
     found = recorded(case, name, functools.partial(latency.workload, run, texts, batch, by_length=by_length))
     case.result.workloads.append(found)
 
@@ -29,12 +29,13 @@ def test_mixed_lengths(case, batch, by_length, recorded):
 def test_callers(case, count, threads, gate, recorded):
     """Several callers share one session; how many intra-op threads serve them best."""
     threads = threads or gate.machine.threads
-    if any((one.callers, one.threads) == (count, threads) for one in case.result.callers):
+    name = latency.callers_name(count, threads)
+    known = any((one.callers, one.threads) == (count, threads) for one in case.result.callers)
+    if known or name in case.result.undecided:
         pytest.skip(f"{threads} are all threads here")
     runtime = load(case.file, threads, case.provider)
     feeds = runtime.select(bench.shape_of(case.subject, *RECOMMENDATION_SHAPE))
     run = functools.partial(runtime.run, feeds)
-    name = f"{count} callers on {threads} threads"
     found = recorded(case, name, functools.partial(latency.callers, run, count, threads))
     case.result.callers.append(found)
 

@@ -7,7 +7,7 @@ import sys
 import msgspec
 import pytest
 
-from fixtures import claims, seeded, store
+from fixtures import claims, latency, seeded, store
 from fixtures.baselines import Cell, Workload
 from fixtures.claims import CLAIMS, FAILS, HOLDS, UNMEASURED
 from fixtures.gate import FULL_SIZE, ROOT
@@ -326,7 +326,7 @@ def padded(batch_ms, mixed):
     result = batched(batch_ms)
     result.variants[0].workloads = [
         Workload(batch, by_length, items_per_s, 0.3)
-        for batch, by_length, items_per_s in ((1, False, 100), *((batch, False, each) for batch, each in mixed.items()))
+        for (batch, by_length), items_per_s in ({(1, False): 100} | mixed).items()
     ]
     return result
 
@@ -334,15 +334,35 @@ def padded(batch_ms, mixed):
 @pytest.mark.parametrize(
     ("mixed", "answer", "evidence"),
     [
-        ({8: 70, 32: 50}, UNMEASURED, "2 of 4 above 1"),  # of one length, plain and O2 are on a border
-        ({8: 70, 32: 50, 64: 40}, HOLDS, "mixed lengths over batches of 32 2 (1.74 to 2.3)"),
-        ({8: 95, 32: 105}, UNMEASURED, "on a border"),
+        (
+            {(8, False): 70, (32, False): 50},
+            UNMEASURED,
+            "2 of 4 above 1",
+        ),  # of one length, plain and O2 are on a border
+        ({(8, False): 70, (32, False): 50, (32, True): 40}, HOLDS, "over mixed lengths: batches of 32 2 (1.74 to 2.3)"),
+        ({(8, False): 95, (32, False): 105}, UNMEASURED, "on a border"),
     ],
 )
 def test_batches_that_pad_count_with_those_that_do_not(mixed, answer, evidence):
     found = said("batch-1-is-fastest", padded(64.0, mixed))
     assert found[0] == answer
     assert evidence in found[1]
+
+
+def test_undecided_batches_that_pad_may_be_either():
+    result = padded(83.2, {(8, False): 70})  # with those of one length, three of three
+    assert said("batch-1-is-fastest", result)[0] == HOLDS
+    for batch in (8, 32):
+        result.variants[0].undecided[latency.workload_name(batch, True)] = "noisy"
+    assert said("batch-1-is-fastest", result)[0] == HOLDS, "three of five"
+    result.variants[0].undecided[latency.workload_name(32, False)] = "noisy"
+    found, evidence = said("batch-1-is-fastest", result)
+    assert found == UNMEASURED, "three of six"
+    assert "undecided: plain over mixed lengths: batches of 8, by length (noisy)" in evidence
+
+
+def test_error_that_is_not_finite_is_said_of_embedders_too():
+    assert "O3 (its error is not finite)" in said("error-of-O3", erring("embedding", O3=math.nan))[1]
 
 
 @pytest.mark.parametrize("name", ["batch-1-is-fastest", "faster-than-pytorch", "published-plain-rerank"])

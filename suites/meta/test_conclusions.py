@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from fixtures import latency
 from fixtures.baselines import Callers, Cell
 from fixtures.report.conclusions import choose, front, recommend
 from fixtures.report.results import ModelResult, VariantResult
@@ -109,6 +110,10 @@ def test_what_may_do_as_well_in_another_way_is_named():
     assert (found.variant, found.alike) == ("O2-quantized", ["O3-quantized"])
     many.callers = []
     assert chosen(PLAIN, single, many)["highest throughput"].alike == [], "beside each other, they are told apart"
+    many.undecided = {latency.callers_name(2, 1): "noisy"}
+    assert chosen(PLAIN, single, many)["highest throughput"].alike == ["O2-quantized"]
+    many.undecided = {"8x16": "noisy", latency.workload_name(8, True): "noisy"}
+    assert chosen(PLAIN, single, many)["highest throughput"].alike == [], "another length, or several"
 
 
 def test_another_variant_may_serve_callers_best():
@@ -152,7 +157,7 @@ def test_circle_of_what_cannot_be_told_apart_stays_on_the_front():
         ("plain", 1.0, 0.98, "pass", "deploy plain: as fast as PyTorch at 1x128, 90 MB, max_abs_error 1e-07"),
         ("plain", 1.0, None, "pass", "deploy plain: 90 MB, max_abs_error 1e-07"),
         ("O2", 1.3, 0.5, "unbaselined", "deploy O2: 2.6 times faster than PyTorch and 1.3 times faster than plain at "
-         "1x128, 90 MB, max_abs_error 1e-07; not approved here"),
+         "1x128, 90 MB, max_abs_error 1e-07; unbaselined"),
     ],
 )  # fmt: skip
 def test_recommendation_says_what_it_is_faster_than(name, ratio, torch, status, said):

@@ -161,14 +161,30 @@ def test_time_that_is_taken_from_cores_of_others_is_no_loss(monkeypatch):
     monkeypatch.setattr(latency.psutil, "cpu_times", lambda percpu: [SimpleNamespace(steal=one) for one in stolen])
     monkeypatch.setattr(latency, "own_cores", lambda: [1])
     assert latency._stolen_s() == 7.0
+    monkeypatch.setattr(latency, "own_cores", lambda: [5, 6, 9])
+    assert latency._stolen_s() == 207.0, "a container that numbers its cores anew"
+
+
+def test_few_ticks_and_our_own_threads_in_a_quota_are_no_disturbance(untaken, monkeypatch):
+    monkeypatch.setattr(latency, "own_cores", lambda: range(2))
+    monkeypatch.setattr(latency.loky, "cpu_count", lambda: 2)
+    watch = latency.Watch(start=latency.time.monotonic() - 0.1)
+    monkeypatch.setattr(latency, "_stolen_s", lambda: 0.02)
+    assert watch.disturbance() == ""
+    monkeypatch.setattr(latency, "_stolen_s", lambda: 0.04)
+    assert watch.disturbance(quota=False).startswith("the hypervisor took 2")
+    monkeypatch.setattr(latency, "_stolen_s", lambda: 0.0)
+    monkeypatch.setattr(latency, "_quota_s", lambda: 0.6)
+    assert watch.disturbance().startswith("the hypervisor or the quota took ")
+    assert watch.disturbance(quota=False) == ""
 
 
 def test_what_was_disturbed_twice_is_no_number(untaken, monkeypatch):
     found = iter(range(10))
-    assert latency.calmly(lambda: next(found)) == 0
+    assert latency.calmly(lambda: next(found))[0] == 0
     reasons = iter(["hot", "", "hot", "stolen"])
-    monkeypatch.setattr(latency.Watch, "disturbance", lambda _: next(reasons))
-    assert latency.calmly(lambda: next(found)) == 2, "the first one was disturbed"
+    monkeypatch.setattr(latency.Watch, "disturbance", lambda _, quota: next(reasons))
+    assert latency.calmly(lambda: next(found))[0] == 2, "the first one was disturbed"
     with pytest.raises(latency.Disturbed, match="stolen"):
         latency.calmly(lambda: next(found))
 
@@ -303,7 +319,9 @@ def test_yardstick_runs_on_one_thread(monkeypatch):
     monkeypatch.setattr(latency.time, "process_time", lambda: during.extend(threads()) or 0.0)
     yardstick.once()
     monkeypatch.undo()
-    assert set(during) <= {1}
+    if before in ([], [1]):
+        pytest.skip("numpy's products have one core, or a library that cannot be told")
+    assert set(during) == {1}
     assert threads() == before
 
 

@@ -92,6 +92,8 @@ def test_latency_stands_beside_plains(openvino, tmp_path):
     done = house.run("--variant=plain", "--variant=openvino", suite="suites/latency")
     assert done.returncode == 0, done.text
     rows = {one["variant"]: one for one in house.gate()["models"][0]["variants"]}
+    if undecided := rows["openvino"]["undecided"]:
+        pytest.skip(f"the machine was disturbed: {undecided}")
     assert rows["openvino"]["latency"][0]["ratio_to_plain"] > 0
     assert rows["openvino"]["load_ms"] > 0
     assert {one["callers"] for one in rows["openvino"]["callers"]} == {1, 2, 4}
