@@ -252,7 +252,9 @@ def shown(trials: list[Trial]) -> Iterator[Table]:
     for (anchor, processor), condition in itertools.product(where, CONDITIONS):
         own = [one for one in trials if (one.anchor, one.processor, one.condition) == (anchor, processor, condition)]
         table = Table("judge", *(f"{one:.0%} seen" if one else "false alarms" for one in SLOWDOWNS), box=None)
-        table.title = f"\n{MEASURED[anchor]} on {processor}, {condition}: {len(own) // len(SLOWDOWNS)} of each"
+        table.title = (
+            f"\n{MEASURED[anchor]} beside {anchor}, {processor}, {condition}: {len(own) // len(SLOWDOWNS)} of each"
+        )
         table.title_justify = "left"
         for judge, saw in judges.items():
             seen = Counter(one.slowdown for one in own if saw(one))
