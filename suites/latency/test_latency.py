@@ -50,5 +50,5 @@ def test_speed(case, gate, speed):
 def shaped(subject, shape):
     least, most = bench.lengths_of(subject)
     if not least <= shape[1] <= most:
-        pytest.skip(f"a text of {subject.name} has {least} to {most} tokens")
+        pytest.skip(f"{shape[1]} tokens: {subject.name} has {least} at least, and it or the probe {most} at most")
     return latency.feeds_of(subject.long, *shape)
