@@ -228,7 +228,19 @@ def test_warm_up_ends_when_times_are_stable(untaken):
 
 
 def speed(ratio, half, anchor="plain"):
-    return Speed(anchor, 1, 128, ratio, (ratio * np.exp(-half), ratio * np.exp(half)), 100, 8, "one")
+    return Speed(anchor, 1, 128, ratio, (ratio * np.exp(-half), ratio * np.exp(half)), 100, 8, "one", run_ms=20.0)
+
+
+def test_short_runs_are_held_to_what_is_far_slower():
+    short = msgspec.structs.replace(speed(2.0, 0.005), run_ms=0.5)
+    assert latency.change(short, speed(2.0 / 1.1, 0.005)).verdict == "same"
+    assert latency.change(short, speed(2.0 / 1.3, 0.005)).verdict == "slower"
+    assert latency.change(speed(2.0, 0.005), speed(2.0 / 1.1, 0.005)).verdict == "slower"
+
+
+def test_change_is_said_the_way_it_went():
+    assert str(latency.change(speed(2.0, 0.0), speed(1.0, 0.0))) == "2.000 times slower (2.000 to 2.000)"
+    assert str(latency.change(speed(1.0, 0.0), speed(2.0, 0.0))) == "2.000 times faster (2.000 to 2.000)"
 
 
 @pytest.mark.parametrize(
