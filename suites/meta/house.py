@@ -32,6 +32,7 @@ class House:
     def command(self, *options, suite="suites/accuracy"):
         return [
             sys.executable, "-X", "importtime", "-m", "pytest", suite, "-p", "no:cacheprovider",
+            "-p", "suites.meta.alone",
             "--baselines", str(self.baselines), "--store", str(self.store), "--report", str(self.report), *options,
         ]  # fmt: skip
 

@@ -38,7 +38,6 @@ from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
-import psutil
 from pytest_benchmark.utils import PercentageRegressionCheck
 from rich.console import Console
 from rich.table import Table
@@ -143,23 +142,6 @@ def alone(measure: Callable[..., Found], *arguments: object) -> Found:
         return pool.submit(measure, *arguments).result()
 
 
-class Others:
-    """What others do with this machine's cores, since it was made."""
-
-    def __init__(self) -> None:
-        self._start, self._busy, self._own = time.monotonic(), *self._spent_s()
-
-    def cores(self) -> float:
-        """Return how many they kept busy, on average."""
-        busy, own = self._spent_s()
-        return max(0.0, (busy - self._busy) - (own - self._own)) / (time.monotonic() - self._start)
-
-    def _spent_s(self) -> tuple[float, float]:
-        every = psutil.cpu_times()
-        idle = every.idle + getattr(every, "iowait", 0.0) + getattr(every, "guest", 0.0)
-        return sum(every) - idle, time.process_time()
-
-
 class Sides:
     """Sessions of the variant and of its anchor, drawn from POOL of each that are open already: loading takes time.
 
@@ -214,9 +196,9 @@ def approve(files: Sequence[Path], feeds: Feeds, seconds: float) -> tuple[Speed,
     Args:
         files: as of Sides. seconds: budget of a measurement that is no approval.
     """
-    sides, others = Sides(files, feeds), Others()
+    sides, watch = Sides(files, feeds), latency.Watch()
     speed, *_ = latency.speeds([sides.blocks(slowdown, latency.precise) for slowdown in SLOWDOWNS], 2 * seconds)
-    return speed, sides.median_s(0.0), others.cores()
+    return speed, sides.median_s(0.0), watch.others()
 
 
 def trial(
@@ -226,9 +208,9 @@ def trial(
     sides = Sides(files, feeds)
     blocks = [sides.blocks(slowdown, lambda now: latency.change(approved, now).clear) for slowdown in SLOWDOWNS]
     rival = PercentageRegressionCheck("median", 5.0)
-    others, found = Others(), []
+    watch, found = latency.Watch(), []
     measured = latency.speeds(blocks, seconds)
-    busy = others.cores()
+    busy = watch.others()
     if busy > QUIET:
         condition = CONDITIONS[1]
     for slowdown, now in zip(SLOWDOWNS, measured, strict=True):

@@ -1,4 +1,4 @@
-"""Feeds, pairs and statistics of the latency grid. Times here are made up; none is asserted."""
+"""Feeds, pairs and statistics of the latency grid. Times are made up, but for those of other processes."""
 
 import contextlib
 import itertools
@@ -105,6 +105,7 @@ def times(median, spread, seed):
 def untaken(monkeypatch):
     monkeypatch.setattr(latency, "_stolen_s", lambda: 0.0)
     monkeypatch.setattr(latency, "_quota_s", lambda: 0.0)
+    monkeypatch.setattr(latency, "_others_s", lambda: 0.0)
 
 
 def test_rounds_end_when_the_ratio_is_known(untaken):
@@ -137,11 +138,11 @@ def test_what_stays_too_wide_is_measured_once_more_and_then_undecided(untaken):
     assert len(pairs.variant_s) == latency.MAX_ROUNDS
 
 
-def test_time_that_the_hypervisor_takes_is_a_disturbance(monkeypatch):
+def test_time_that_the_hypervisor_takes_is_a_disturbance(untaken, monkeypatch):
     clock = itertools.count()
     monkeypatch.setattr(latency, "_stolen_s", lambda: float(next(clock)))
     pairs = pairs_of(itertools.repeat(1.0), itertools.repeat(1.0))
-    assert "the hypervisor or the quota took" in pairs.disturbed
+    assert pairs.disturbed.startswith("the hypervisor took ")
 
 
 def test_quota_takes_of_what_it_leaves(untaken, monkeypatch):
@@ -149,11 +150,54 @@ def test_quota_takes_of_what_it_leaves(untaken, monkeypatch):
     monkeypatch.setattr(latency, "own_cores", lambda: range(64))
     monkeypatch.setattr(latency.loky, "cpu_count", lambda: 2)
     watch = latency.Watch(start=latency.time.monotonic() - 100)
-    assert watch.taken() == 0
+    assert sum(watch.taken().values()) == 0
     monkeypatch.setattr(latency, "_quota_s", lambda: 20.0)
-    assert watch.taken() == pytest.approx(0.1, rel=0.01)
-    monkeypatch.setattr(latency, "_stolen_s", lambda: 64.0)
-    assert watch.taken() == pytest.approx(0.11, rel=0.01)
+    assert watch.taken()["the quota"] == pytest.approx(0.1, rel=0.01)
+    monkeypatch.setattr(latency, "_stolen_s", lambda: 64.0 * 2)
+    assert watch.taken()["the hypervisor"] == pytest.approx(0.02, rel=0.01)
+    assert watch.disturbance().startswith("the hypervisor and the quota took 12%")
+
+
+@pytest.mark.parametrize(
+    ("cores", "threads", "busy", "share"),
+    [(2, 2, 0.5, 0.25), (2, 1, 0.5, 0), (2, 1, 1.5, 0.5), (64, 8, 50, 0), (64, 8, 60, 0.5), (4, 4, 4, 1)],
+)
+def test_other_processes_take_what_no_thread_of_ours_needs(untaken, monkeypatch, cores, threads, busy, share):
+    monkeypatch.setattr(latency, "own_cores", lambda: range(cores))
+    monkeypatch.setattr(latency.loky, "cpu_count", lambda: threads)
+    watch = latency.Watch(start=latency.time.monotonic() - 100)
+    monkeypatch.setattr(latency, "_others_s", lambda: busy * 100.0)
+    assert watch.others() == pytest.approx(busy, rel=0.01)
+    assert watch.taken()["other processes"] == pytest.approx(share, rel=0.02)
+    assert watch.disturbance() == (f"other processes took {share:.0%} of the processors' time" if share else "")
+
+
+def spin():
+    """Return a process that works for a second of processor time, and tells when it begins and ends."""
+    code = "import time; print(); s = time.process_time()\nwhile time.process_time() < s + 1: pass"
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+
+
+def test_processes_of_our_own_are_no_others():
+    """Whoever else works meanwhile, what this process, its child and one that has ended spend is not theirs."""
+    spent_s = [latency._spent_s(latency.psutil.Process())]
+    with spin() as child:
+        child.stdout.readline()
+        running = latency.psutil.Process(child.pid)
+        child.stdout.read()
+        assert latency._spent_s(running) > 0.9, "it has ended, and nobody has waited for it"
+    spent_s.append(latency._spent_s(latency.psutil.Process()))
+    assert 0.9 < spent_s[1] - spent_s[0] < 5
+
+
+def test_processes_of_others_are_noticed():
+    """One whose parent has ended is nobody's child."""
+    code = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', sys.argv[1]])"
+    work = "import time; e = time.monotonic() + 3\nwhile time.monotonic() < e: pass"
+    subprocess.run([sys.executable, "-c", code, work], check=True)
+    watch = latency.Watch()
+    time.sleep(2)
+    assert watch.others() > 0.3
 
 
 def test_time_that_is_taken_from_cores_of_others_is_no_loss(monkeypatch):
@@ -169,13 +213,14 @@ def test_few_ticks_and_our_own_threads_in_a_quota_are_no_disturbance(untaken, mo
     monkeypatch.setattr(latency, "own_cores", lambda: range(2))
     monkeypatch.setattr(latency.loky, "cpu_count", lambda: 2)
     watch = latency.Watch(start=latency.time.monotonic() - 0.1)
-    monkeypatch.setattr(latency, "_stolen_s", lambda: 0.02)
-    assert watch.disturbance() == ""
     monkeypatch.setattr(latency, "_stolen_s", lambda: 0.04)
-    assert watch.disturbance(quota=False).startswith("the hypervisor took 2")
+    monkeypatch.setattr(latency, "_others_s", lambda: 0.04)
+    assert watch.disturbance() == ""
+    monkeypatch.setattr(latency, "_stolen_s", lambda: 0.06)
+    assert watch.disturbance(quota=False).startswith("the hypervisor took ")
     monkeypatch.setattr(latency, "_stolen_s", lambda: 0.0)
     monkeypatch.setattr(latency, "_quota_s", lambda: 0.6)
-    assert watch.disturbance().startswith("the hypervisor or the quota took ")
+    assert watch.disturbance().startswith("the quota took ")
     assert watch.disturbance(quota=False) == ""
 
 
