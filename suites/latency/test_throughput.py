@@ -36,7 +36,8 @@ def test_callers(case, count, threads, gate, recorded):
     runtime = load(case.file, threads, case.provider)
     feeds = runtime.select(bench.shape_of(case.subject, *RECOMMENDATION_SHAPE))
     run = functools.partial(runtime.run, feeds)
-    found = recorded(case, name, functools.partial(latency.callers, run, count, threads))
+    busy = min(count * threads, gate.machine.threads)
+    found = recorded(case, name, functools.partial(latency.callers, run, count, threads), busy)
     case.result.callers.append(found)
 
 

@@ -68,7 +68,7 @@ class Trial(msgspec.Struct):
         slower: how many times slower than approved, as the gate measured it. verdict: the gate's.
         sessions: opened anew until then. approved: how many times as fast as the anchor. rival: whether
         pytest-benchmark saw it. processor: on which it was. others: cores that they kept busy, on average, the
-        neighbour among them.
+        neighbour among them; in the first trials, with what the hypervisor took.
     """
 
     condition: str
@@ -196,7 +196,7 @@ def approve(files: Sequence[Path], feeds: Feeds, seconds: float) -> tuple[Speed,
     Args:
         files: as of Sides. seconds: budget of a measurement that is no approval.
     """
-    sides, watch = Sides(files, feeds), latency.Watch()
+    sides, watch = Sides(files, feeds), latency.Watch(threads=1)
     speed, *_ = latency.speeds([sides.blocks(slowdown, latency.precise) for slowdown in SLOWDOWNS], 2 * seconds)
     return speed, sides.median_s(0.0), watch.others()
 
@@ -208,7 +208,7 @@ def trial(
     sides = Sides(files, feeds)
     blocks = [sides.blocks(slowdown, lambda now: latency.change(approved, now).clear) for slowdown in SLOWDOWNS]
     rival = PercentageRegressionCheck("median", 5.0)
-    watch, found = latency.Watch(), []
+    watch, found = latency.Watch(threads=1), []
     measured = latency.speeds(blocks, seconds)
     busy = watch.others()
     if busy > QUIET:

@@ -125,6 +125,17 @@ def test_command_prints_the_step(tmp_path):
     assert "times slower beside plain at 1x16\n" in found.stdout
 
 
+@pytest.mark.parametrize("content", ['{"machine_info":', '{"machine_info": {"exportgate": {"tier": "avx2"}}}'])
+def test_file_that_cannot_be_read_is_left_out_and_named(tmp_path, content):
+    stored(tmp_path, STEP)
+    broken = tmp_path / "0099_run.json"
+    broken.write_text(content)
+    found = run(tmp_path)
+    assert found.returncode == 0
+    assert "1 steps beyond" in found.stdout
+    assert f"left out: {broken}: is no file of pytest-benchmark" in found.stderr
+
+
 @pytest.mark.parametrize(("content", "said"), [(None, "no stored runs"), ("{}", "is no file of pytest-benchmark")])
 def test_command_says_what_it_cannot_read(tmp_path, content, said):
     if content:
