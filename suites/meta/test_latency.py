@@ -410,15 +410,20 @@ def test_variant_that_does_not_run_stops_no_other(brisk):
     def renew():
         raise RuntimeError("no such operator")
 
-    def blocks():
+    def measurement(case):
+        if case == "lost":
+            raise OSError("no such artifact")
         broken = latency.Blocks("plain", (1, 16), renew, "one", {}, lambda now: True)
-        return {"sound": blocks_of(1), "broken": broken}
+        return broken if case == "broken" else blocks_of(1)
 
-    ran = bench.able(blocks(), "sound")
+    cases = ["lost", "broken", "sound"]
+    ran = bench.able(cases, measurement, "sound")
     assert list(ran) == ["sound"]
     assert latency.speeds(list(ran.values()), 30)[0].sessions == latency.MIN_BLOCKS
     with pytest.raises(RuntimeError, match="no such operator"):
-        bench.able(blocks(), "broken")
+        bench.able(cases, measurement, "broken")
+    with pytest.raises(OSError, match="no such artifact"):
+        bench.able(cases, measurement, "lost")
 
 
 def test_blocks_end_when_time_is_up(brisk):
