@@ -211,6 +211,15 @@ def test_variant_that_no_model_has_is_a_usage_error(house):
     assert "--variant: O2: not among the variants of tiny" in done.text
 
 
+def test_texts_longer_than_the_checkpoint_has_positions_are_a_usage_error(house):
+    text = (ROOT / "baselines" / "minilm-l6" / "model.toml").read_text()
+    folder = house.add("long", text.replace("max_length = 256", "max_length = 1024"))
+    done = house.run("--variant", "plain")
+    assert done.returncode == 4, done.text
+    said = " ".join(done.text.split())
+    assert f"{folder / 'model.toml'}:7: max_length: is 1024, and the checkpoint has only 512 positions" in said
+
+
 def test_missing_checkpoint_is_unsupported_and_named_is_an_error(house):
     house.add("gone", EMBEDDER.replace("seeded:bert@7", "path:nowhere"))
     done = house.run("--variant", "plain")
