@@ -9,7 +9,7 @@ interrupted run goes on where it ended. With `--results docs/slowdowns.jsonl` th
 Remove the file after a change of the gate.
 
 A trial measures a variant with each slowdown planted: after every run the thread works on for that share of the
-processor time that the run took. The five take turns, as a model's variants do in the gate, and the gate's own
+processor time that the run took. The five take turns, as variants do in the gate, and the gate's own
 functions judge. Every trial is a process with sessions of its own, as is every approval; PER_APPROVAL trials, of the
 minutes after it, are held to one. Beside it stands pytest-benchmark's
 `--benchmark-compare-fail=median:5%`, on the wall-clock times of the very same rounds.
