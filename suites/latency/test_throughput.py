@@ -32,7 +32,7 @@ def test_callers(case, count, threads, gate, recorded):
     name = latency.callers_name(count, threads)
     known = any((one.callers, one.threads) == (count, threads) for one in case.result.callers)
     if known or name in case.result.undecided:
-        pytest.skip(f"{threads} are all threads here")
+        pytest.skip(f"all threads are {threads} here, and that was measured")
     runtime = load(case.file, threads, case.provider)
     feeds = runtime.select(bench.shape_of(case.subject, *RECOMMENDATION_SHAPE))
     run = functools.partial(runtime.run, feeds)

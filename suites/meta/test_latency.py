@@ -191,7 +191,7 @@ def test_processes_of_our_own_are_no_others(monkeypatch):
 
 
 @on_linux
-def test_processes_of_others_are_noticed(monkeypatch):
+def test_processes_of_others_are_noticed():
     """One whose parent has ended is nobody's child; of three seconds, it works for as many as it gets."""
     code = (
         "import subprocess, sys; none = subprocess.DEVNULL\n"
