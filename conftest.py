@@ -1,3 +1,8 @@
 """The plugin list. The machinery is in fixtures/, the checks are in suites/."""
 
-pytest_plugins = ("fixtures.options", "fixtures.plugin", "fixtures.bench")
+pytest_plugins = (
+    "fixtures.options",
+    "fixtures.plugin.suite_fixtures",
+    "fixtures.plugin.benchmarks",
+    "fixtures.plugin.hooks",
+)

@@ -209,7 +209,7 @@ def evaluate(held_out: list[tuple[str, str, str]], embedder: SentenceTransformer
     print(f"  the embedder alone: {(cosine.argmax(1) == 0).mean():.3f}")
     print(f"logits: {logits.min():.1f} to {logits.max():.1f}, standard deviation {logits.std():.1f}")
 
-    from fixtures.probes import PAIRS
+    from fixtures.scoring.probes import PAIRS
 
     graded = [probe for probe in PAIRS if probe.grade is not None]
     ours = score(model, tokenizer, [(probe.text, probe.pair) for probe in graded])

@@ -2,8 +2,8 @@
 
 import pytest
 
-from fixtures.gate import inapplicable
-from fixtures.published import misses
+from fixtures.gate.session import inapplicable
+from fixtures.scoring.published_scores import misses
 
 
 def test_published_scores_are_reproduced(subject, published):

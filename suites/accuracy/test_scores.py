@@ -1,7 +1,7 @@
 """The three comparisons: each says that scores still mean what they meant."""
 
-from fixtures.gate import inapplicable
-from fixtures.verdicts import judge, judge_drift
+from fixtures.gate.session import inapplicable
+from fixtures.gate.verdicts import judge, judge_drift
 
 
 def test_reference_is_the_approved_one(subject, reference, gate):

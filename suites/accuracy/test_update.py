@@ -1,7 +1,7 @@
 """The gate for a model update: a new checkpoint still means what the approved one meant."""
 
-from fixtures.gate import inapplicable
-from fixtures.verdicts import judge_update
+from fixtures.gate.session import inapplicable
+from fixtures.gate.verdicts import judge_update
 
 
 def test_update_keeps_its_meaning(subject, reference, gate):

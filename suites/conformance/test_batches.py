@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from fixtures import runtimes, trials
-from fixtures.gate import inapplicable
-from fixtures.verdicts import ALIKE, judge_batch
+from fixtures.gate.session import inapplicable
+from fixtures.gate.verdicts import ALIKE, judge_batch
+from fixtures.runtimes import opening
+from fixtures.scoring import trials
+from fixtures.scoring.trials import past_the_limit, unknown_token
 
 LARGEST = 32
 
@@ -43,11 +45,11 @@ def test_what_is_no_input_is_refused(case, answers, wrong):
     """Where PyTorch raises, the export does: never a number."""
     if wrong not in answers.refused:
         inapplicable("PyTorch answers it: rotary and relative positions have no end")
-    feeds = trials.unknown_token(case.subject.encoded) if wrong == "unknown-token" else trials.past_the_limit(
+    feeds = unknown_token(case.subject.encoded) if wrong == "unknown-token" else past_the_limit(
         case.subject.long
     )  # fmt: skip
     # A session of its own: OpenVINO misreads what comes after an input that it should have refused.
-    runtime = runtimes.load(case.file, case.gate.machine.threads, case.provider)
+    runtime = opening.load(case.file, case.gate.machine.threads, case.provider)
     runtime(case.subject.encoded.feeds(trials.some(case.subject.encoded)))  # what is an input, it takes
     try:
         outputs = runtime(feeds)

@@ -1,7 +1,9 @@
 """Inputs and outputs are exactly the task's: names, types, axes."""
 
-from fixtures import graphs, tasks
-from fixtures.variants import EXPORT_FP16, FP16
+from fixtures.export.variants import EXPORT_FP16
+from fixtures.graphs import graph
+from fixtures.scoring.ceilings import FP16
+from fixtures.scoring.tasks import POOLED
 
 
 def test_inputs_are_what_the_tokenizer_makes(case, answers, finding):
@@ -9,7 +11,7 @@ def test_inputs_are_what_the_tokenizer_makes(case, answers, finding):
 
     Of a ready-made file, int32 is remarked on: its callers have to cast.
     """
-    inputs = {name: one for name, one in graphs.inputs(case.graph).items() if not name.startswith("past_key_values.")}
+    inputs = {name: one for name, one in graph.inputs(case.graph).items() if not name.startswith("past_key_values.")}
     missing, unknown = sorted(set(answers.inputs) - inputs.keys()), sorted(inputs.keys() - set(answers.inputs))
     assert not missing, f"{case}: no input {', '.join(missing)}: what PyTorch reads there, the export ignores"
     assert not unknown, f"{case}: nothing feeds the input {', '.join(unknown)}"
@@ -24,8 +26,8 @@ def test_inputs_are_what_the_tokenizer_makes(case, answers, finding):
 def test_outputs_are_those_of_the_task(case):
     """The outputs that the task scores, in float32 or in what was exported, batch and length free; no other, but the
     past."""
-    outputs = {name: one for name, one in graphs.outputs(case.graph).items() if not name.startswith("present.")}
-    wanted = {tasks.POOLED: ("batch", None)} if case.pools else case.subject.task.outputs
+    outputs = {name: one for name, one in graph.outputs(case.graph).items() if not name.startswith("present.")}
+    wanted = {POOLED: ("batch", None)} if case.pools else case.subject.task.outputs
     if case.ready_made:
         outputs = {name: one for name, one in outputs.items() if name in wanted}
     assert outputs.keys() == wanted.keys(), (

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fixtures.gate import inapplicable
+from fixtures.gate.session import inapplicable
 
 
 def test_operators_are_the_pinned_ones(case, gate):

@@ -3,8 +3,12 @@
 import numpy as np
 import onnx
 
-from fixtures import export, graphs, hardware, runtimes, trials
-from fixtures.gate import inapplicable
+from fixtures.export.onnx_export import NEWEST_IR, OPSET
+from fixtures.gate.session import inapplicable
+from fixtures.graphs import graph
+from fixtures.runtimes.hardware import CUDA
+from fixtures.runtimes.onnx_runtime import executed, fallen_back
+from fixtures.scoring import trials
 
 
 def test_builds(case):
@@ -21,12 +25,12 @@ def test_graph_is_valid_onnx(case):
 
 def test_versions_are_those_of_the_recipe(case, finding):
     """The opset is the recipe's, and the IR version one that the oldest supported ONNX Runtime reads."""
-    opset, ir = graphs.versions(case.graph)
+    opset, ir = graph.versions(case.graph)
     if case.ready_made:
-        finding(f"opset {opset['']}, IR version {ir}; exportgate exports opset {export.OPSET}")
+        finding(f"opset {opset['']}, IR version {ir}; exportgate exports opset {OPSET}")
         return
-    assert opset[""] == export.OPSET, f"{case}: opset {opset['']}, and the recipe says {export.OPSET}"
-    assert ir <= export.NEWEST_IR, f"{case}: IR version {ir}; ONNX Runtime 1.20 reads {export.NEWEST_IR} at most"
+    assert opset[""] == OPSET, f"{case}: opset {opset['']}, and the recipe says {OPSET}"
+    assert ir <= NEWEST_IR, f"{case}: IR version {ir}; ONNX Runtime 1.20 reads {NEWEST_IR} at most"
 
 
 def test_raw_onnxruntime_and_optimum_agree(case, optimum):
@@ -40,10 +44,10 @@ def test_raw_onnxruntime_and_optimum_agree(case, optimum):
 
 def test_no_node_leaves_the_gpu(case, finding):
     """ONNX Runtime's profiler saw every node that computes floats on the GPU; one without a kernel runs elsewhere."""
-    if case.provider != hardware.CUDA:
+    if case.provider != CUDA:
         inapplicable("it is not for a GPU")
     feeds = case.subject.encoded.feeds(trials.some(case.subject.encoded))
-    nodes = runtimes.executed(case.file, case.provider, feeds)
-    left = runtimes.fallen_back(nodes, case.provider)
+    nodes = executed(case.file, case.provider, feeds)
+    left = fallen_back(nodes, case.provider)
     assert not left, f"{case}: {len(left)} of {len(nodes)} nodes ran elsewhere, such as {left[0]}"
     finding(f"{sum(one.provider == case.provider for one in nodes)} of {len(nodes)} nodes on the GPU")

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from fixtures import trials
-from fixtures.verdicts import judge_batch
+from fixtures.gate.verdicts import judge_batch
+from fixtures.scoring.trials import MASKS
 
 
-@pytest.mark.parametrize("mask", trials.MASKS)
+@pytest.mark.parametrize("mask", MASKS)
 def test_scores_hold_under_mask(case, answers, mask):
     """Under every mask a variant scores as PyTorch does; a row without tokens disturbs no other."""
-    feeds = trials.MASKS[mask](case.subject.encoded)
+    feeds = MASKS[mask](case.subject.encoded)
     scores, expected = case.score(feeds), answers.scores[mask]
     lost = np.isfinite(expected) & ~np.isfinite(scores)
     assert not lost.any(), f"{case}: {mask}: {int(lost.sum())} numbers are not finite, and PyTorch's are"

@@ -4,10 +4,15 @@ import numpy as np
 import pytest
 import tokenizers
 
-from fixtures import diagnosis, hardware, runtimes, trials
-from fixtures.gate import inapplicable
-from fixtures.variants import BF16
-from fixtures.verdicts import judge_batch
+from fixtures.diagnosis.tap import largest_activation
+from fixtures.gate.session import inapplicable
+from fixtures.gate.verdicts import judge_batch
+from fixtures.runtimes.hardware import CUDA
+from fixtures.runtimes.onnx_runtime import PRODUCTS, executed
+from fixtures.runtimes.session import HINTS
+from fixtures.scoring import trials
+from fixtures.scoring.ceilings import BF16
+from fixtures.scoring.trials import EXTREMES, by_norm
 
 RUNS = 3
 ROOM = np.finfo(np.float16).max / 2
@@ -33,7 +38,7 @@ def test_same_input_gives_the_same_bits(case):
     assert all(np.array_equal(first, other) for other in others), f"{case}: runs differ by up to {worst:.3g}"
 
 
-@pytest.mark.parametrize("extreme", trials.EXTREMES)
+@pytest.mark.parametrize("extreme", EXTREMES)
 def test_sixteen_bits_hold_extreme_inputs(case, in_fp32, extreme, finding):
     """Of inputs of extreme embeddings, scores are finite, and near those in fp32."""
     feeds = extremes(in_fp32)[extreme]
@@ -46,7 +51,7 @@ def test_sixteen_bits_hold_extreme_inputs(case, in_fp32, extreme, finding):
 def test_sixteen_bits_leave_room(case, in_fp32, finding):
     """No activation that is in fp16 is, computed in fp32, near what that holds; the largest is named."""
     without_a_graph_in_fp16(case)
-    value, tensor = diagnosis.largest_activation(in_fp32.file, case.file, list(extremes(in_fp32).values()))
+    value, tensor = largest_activation(in_fp32.file, case.file, list(extremes(in_fp32).values()))
     assert value < ROOM, f"{case}: {tensor} reaches {value:.3g} in fp32, and fp16 ends at 65504"
     finding(f"the largest activation is {value:.3g} of 65504, {tensor}")
 
@@ -55,23 +60,23 @@ def test_sixteen_bits_are_computed_in(case, in_fp32, finding):
     """How many matrix products the provider computes in 16 bits; a processor casts the others to fp32, a GPU has to."""
     without_a_graph_in_fp16(case)
     feeds = case.subject.encoded.feeds(trials.some(case.subject.encoded))
-    nodes = runtimes.executed(case.file, case.provider, feeds)
-    products = [one for one in nodes if one.operator in runtimes.PRODUCTS]
+    nodes = executed(case.file, case.provider, feeds)
+    products = [one for one in nodes if one.operator in PRODUCTS]
     in_fp16 = sum(one.outputs[0] == "float16" for one in products)
     assert any("float16" in (*one.inputs, *one.outputs) for one in nodes), f"{case}: nothing in it is in fp16"
-    assert in_fp16 or case.provider != hardware.CUDA, f"{case}: no product of {len(products)} is computed in fp16"
+    assert in_fp16 or case.provider != CUDA, f"{case}: no product of {len(products)} is computed in fp16"
     finding(f"{in_fp16} of {len(products)} matrix products in fp16; the provider casts the others to fp32")
 
 
 def extremes(plain):
     """Return the inputs of extreme embeddings by name."""
     known = tokenizers.Tokenizer.from_file(str(plain.tokenizer)).get_vocab_size()
-    order = trials.by_norm(plain.graph, plain.encoded, known)
+    order = by_norm(plain.graph, plain.encoded, known)
     if order is None:
         inapplicable("no table of embeddings is read at the token ids")
-    return {name: trials.extreme(name, plain.subject.long, order) for name in trials.EXTREMES}
+    return {name: trials.extreme(name, plain.subject.long, order) for name in EXTREMES}
 
 
 def without_a_graph_in_fp16(case):
-    if case.variant.precision is BF16 or case.provider in runtimes.HINTS:
+    if case.variant.precision is BF16 or case.provider in HINTS:
         inapplicable("no graph in fp16")

@@ -8,8 +8,9 @@ import numpy as np
 import onnx
 import pytest
 
-from fixtures import runtimes, trials
-from fixtures.gate import inapplicable
+from fixtures.gate.session import inapplicable
+from fixtures.runtimes import opening
+from fixtures.scoring import trials
 
 
 def copied(source, where):
@@ -80,6 +81,6 @@ def test_works_in_another_place(case, place):
     feeds = case.subject.encoded.feeds(trials.some(case.subject.encoded))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         there = PLACES[place](case.artifact.folder, Path(folder)) / case.file.name
-        runtime = runtimes.load(there, case.gate.machine.threads, case.provider)
+        runtime = opening.load(there, case.gate.machine.threads, case.provider)
         scores = case.subject.task.scores(runtime, feeds, case.subject.how)
     assert np.array_equal(scores, case.score(feeds)), f"{case}: other scores when it is {place}"

@@ -7,10 +7,10 @@ import numpy as np
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
-from fixtures import trials
-from fixtures.gate import inapplicable
-from fixtures.probes import LONG_TEXT
-from fixtures.verdicts import ALIKE, judge_batch
+from fixtures.gate.session import inapplicable
+from fixtures.gate.verdicts import ALIKE, judge_batch
+from fixtures.scoring.probes import LONG_TEXT
+from fixtures.scoring.trials import paste
 
 # `--hypothesis-profile=elsewhere` draws other texts every time, and `hunt` more of them too.
 chosen = settings.get_current_profile_name()
@@ -29,7 +29,7 @@ def rows_of(case, *texts):
 
 def scored(case, rows):
     """Return tokens, feeds and scores of a batch of texts, and note how to get them again."""
-    note(trials.paste(case.file, case.gate.artifact(case.subject.tokens).folder, case.subject.model.settings, rows))
+    note(paste(case.file, case.gate.artifact(case.subject.tokens).folder, case.subject.model.settings, rows))
     encoded = case.subject.encode(rows)
     feeds = encoded.feeds(np.arange(len(rows)))
     return encoded, feeds, case.score(feeds)

@@ -1,16 +1,20 @@
 """Quantization: what the file really has, read back from the graph, and what each layer lost."""
 
-from fixtures import graphs, hardware, restore
-from fixtures.gate import inapplicable
+from fixtures.export import restore
+from fixtures.gate.session import inapplicable
+from fixtures.graphs import graph, quantization
+from fixtures.graphs.graph import MADE_BY_QUANTIZERS
+from fixtures.graphs.quantization import LARGEST_STEP, quantized_weights
+from fixtures.runtimes.hardware import TIER
 
 
 def test_quantization_is_that_of_the_recipe(case, gate, finding):
     """Weight type, scales per channel and range are the tier's; nothing is quantized where nothing should be."""
-    weights, wanted = graphs.quantized_weights(case.graph), gate.machine.int8
+    weights, wanted = quantized_weights(case.graph), gate.machine.int8
     if not any(link[0].startswith("quantize") for link in case.variant.recipe):
         assert not weights, f"{case}: {weights[0].layer} is quantized, and the recipe does not say so"
         return
-    if case.ready_made and case.operators.keys() & graphs.MADE_BY_QUANTIZERS and not weights:
+    if case.ready_made and case.operators.keys() & MADE_BY_QUANTIZERS and not weights:
         finding("quantized by other means than ONNX Runtime's quantizer: its scales cannot be read back")
         return
     assert weights, f"{case}: nothing is quantized"
@@ -35,7 +39,7 @@ def test_quantization_is_that_of_the_recipe(case, gate, finding):
     found = f"{len(matrices)} {wanted.weights_dtype} matrices; embedding tables quantized: {tables or 'none'}"
     if restored := restore.describe(case.artifact.folder):
         found += f"; {restored}"
-    if wanted.weights_dtype == "QInt8" and hardware.TIER[gate.machine.tier].saturates:
+    if wanted.weights_dtype == "QInt8" and TIER[gate.machine.tier].saturates:
         found += f"; signed weights saturate in the 16-bit sums of {gate.machine.tier} (onnxruntime#6004)"
     finding(found)
 
@@ -48,11 +52,11 @@ def test_weights_survive_quantization(case, gate, finding):
         inapplicable(
             "the graph that was quantized did not come with it; its weights are compared with the checkpoint's"
         )
-    original = graphs.read(gate.artifact(case.step.inputs[0]).folder / case.file.name)
-    errors = graphs.round_trip(original, case.graph)
+    original = graph.read(gate.artifact(case.step.inputs[0]).folder / case.file.name)
+    errors = quantization.round_trip(original, case.graph)
     lost = [one.layer for one in errors if one.steps is None]
     assert not lost, f"{case}: {', '.join(lost)}: no such weight in the graph that was quantized"
-    far = [one for one in errors if not one.steps <= graphs.LARGEST_STEP]  # NaN is far too
+    far = [one for one in errors if not one.steps <= LARGEST_STEP]  # NaN is far too
     assert not far, f"{case}: {far[0].layer} is off by {far[0].steps:.2f} steps of its scale: wrong scale or saturated"
     worst = ", ".join(f"{one.layer} {one.relative:.1%}" for one in errors[:3])
     finding(f"layers that lose most, root mean square: {worst}")

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from fixtures import probes
-from fixtures.gate import inapplicable
+from fixtures.gate.session import inapplicable
+from fixtures.scoring.probes import TEXTS
+from fixtures.scoring.tokens import tokenizer_changes
 
 
 def fields_of(encoded):
@@ -59,7 +60,7 @@ def test_shipped_tokenizer_is_the_checkpoints(case):
     if not case.ready_made or not case.ready_made.tokenizer:
         inapplicable("no tokenizer came with it")
     own, shipped = case.subject.encoded, case.encoded
-    changes = probes.tokenizer_changes(case.subject.tokenizer, case.tokenizer)
+    changes = tokenizer_changes(case.subject.tokenizer, case.tokenizer)
     note = f"\n  its tokenizer.json differs: {'; '.join(changes) or 'in nothing, so that its settings do'}"
     settings = {"padding id": (own.pad, shipped.pad)} | {
         key: (value, shipped.extra["tokenizer"].get(key)) for key, value in own.extra["tokenizer"].items()
@@ -71,7 +72,7 @@ def test_shipped_tokenizer_is_the_checkpoints(case):
         if name in shipped.fields:
             same_tokens(case.subject, fields_of(own), fields_of(shipped), "the checkpoint makes", name, note)
     # Pairs are of few scripts: their tokenizer is tried on the texts too.
-    texts = [(one.text, None) for one in probes.TEXTS]
+    texts = [(one.text, None) for one in TEXTS]
     wrong = [
         row[0]
         for row, expected, found in zip(texts, *(each(one.encode(texts)) for one in (case.subject, case)), strict=True)

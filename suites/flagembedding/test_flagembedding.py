@@ -7,10 +7,17 @@ import numpy as np
 import pytest
 from FlagEmbedding import BGEM3FlagModel
 
-from fixtures import export, hardware, m3, store, variants
-from fixtures.models import Checkpoint
-from fixtures.probes import PAIRS, TEXTS
-from fixtures.runtimes import OnnxRuntime, TorchRuntime
+from fixtures.build.store import Store
+from fixtures.export import bge_m3 as bge_m3_export
+from fixtures.export import recipes
+from fixtures.export.variants import VARIANT
+from fixtures.models.checkpoints import Checkpoint
+from fixtures.runtimes import hardware
+from fixtures.runtimes.onnx_runtime import OnnxRuntime
+from fixtures.runtimes.torch_runtime import TorchRuntime
+from fixtures.scoring import bge_m3
+from fixtures.scoring.bge_m3 import colbert_score, dense_score, dropped_ids, lexical_score, lexical_table
+from fixtures.scoring.probes import PAIRS, TEXTS
 
 MACHINE = hardware.detect()
 MAX_LENGTH = 64
@@ -23,16 +30,14 @@ RUNTIMES = {"PyTorch": 1e-5, "plain": 1e-5, "O1": 1e-5, "O2": 1e-5, "O2-raw-mask
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """Return a function: variant name, or "PyTorch" -> folder of a tiny BGE-M3."""
-    kept = store.Store(tmp_path_factory.mktemp("store"))
+    kept = Store(tmp_path_factory.mktemp("store"))
     none = Checkpoint(None, None, "sha256:" + "0" * 64)
-    root = export.prepare("m3", none, "seeded:xlm_roberta@12", auto_class="fixtures.m3:load")
+    root = recipes.prepare("m3", none, "seeded:xlm_roberta@12", auto_class="fixtures.m3:load")
 
     def folder(name):
         step = root
         if name != "PyTorch":
-            step = export.plan(
-                "m3", variants.VARIANT[name], root, "feature-extraction", MACHINE, exporter="fixtures.m3:export"
-            )
+            step = recipes.plan("m3", VARIANT[name], root, "feature-extraction", MACHINE, exporter=bge_m3_export.export)
         for one in step.lineage():
             artifact = kept.run(one)
         return artifact.folder
@@ -65,11 +70,11 @@ def encode(built, flag, name):
         runtime = TorchRuntime(built(name), "fixtures.m3:load", 1)
     else:
         runtime = OnnxRuntime(built(name) / "model.onnx", 1)
-    dropped = m3.dropped_ids(flag.tokenizer)
+    dropped = dropped_ids(flag.tokenizer)
 
     def run(texts):
         feeds = tokenize(flag.tokenizer, texts)
-        return m3.vectors(runtime(feeds), feeds, dropped)
+        return bge_m3.vectors(runtime(feeds), feeds, dropped)
 
     return run
 
@@ -93,7 +98,7 @@ def test_lexical_weights_are_flagembeddings(ours, theirs, name):
     assert any(theirs["lexical_weights"])
     for text, mine, other in zip(TEXTS_HERE, ours.lexical, theirs["lexical_weights"], strict=True):
         known = {int(token): weight for token, weight in other.items()}
-        ids, (left, right) = m3.lexical_table([mine, known])
+        ids, (left, right) = lexical_table([mine, known])
         np.testing.assert_allclose(left, right, rtol=0, atol=RUNTIMES[name], err_msg=f"{text!r}: tokens {ids}")
 
 
@@ -107,9 +112,9 @@ def test_scores_of_pairs_are_flagembeddings(flag, encode, name):
     queries, passages = (encode(list(texts)) for texts in zip(*PAIRS_HERE, strict=True))
     for row, pair in enumerate(PAIRS_HERE):
         found = {
-            "dense": m3.dense_score(queries.dense[row], passages.dense[row]),
-            "sparse": m3.lexical_score(queries.lexical[row], passages.lexical[row]),
-            "colbert": m3.colbert_score(queries.colbert[row], passages.colbert[row]),
+            "dense": dense_score(queries.dense[row], passages.dense[row]),
+            "sparse": lexical_score(queries.lexical[row], passages.lexical[row]),
+            "colbert": colbert_score(queries.colbert[row], passages.colbert[row]),
         }
         found["colbert+sparse+dense"] = sum(found.values()) / 3
         expected = flag.compute_score(pair)
@@ -121,9 +126,9 @@ def test_scores_of_two_texts_are_flagembeddings(flag, theirs):
     lexical = [{int(token): weight for token, weight in one.items()} for one in theirs["lexical_weights"]]
     for a, b in ((0, 1), (1, 0), (10, 11)):
         weights = (theirs["lexical_weights"][one] for one in (a, b))
-        assert m3.lexical_score(lexical[a], lexical[b]) == pytest.approx(flag.compute_lexical_matching_score(*weights))
+        assert lexical_score(lexical[a], lexical[b]) == pytest.approx(flag.compute_lexical_matching_score(*weights))
         vectors = theirs["colbert_vecs"][a], theirs["colbert_vecs"][b]
-        assert m3.colbert_score(*vectors) == pytest.approx(float(flag.colbert_score(*vectors)), rel=1e-6)
+        assert colbert_score(*vectors) == pytest.approx(float(flag.colbert_score(*vectors)), rel=1e-6)
 
 
 def test_left_padding_moves_the_dense_vector_in_flagembedding_too(built, flag, theirs):

@@ -5,12 +5,14 @@ import functools
 import numpy as np
 import pytest
 
-from fixtures import bench, latency
+from fixtures.gate.timing import LONGEST, MIXED, shape_of
+from fixtures.latency import throughput
+from fixtures.latency.throughput import WAYS, callers_name, workload_name
 from fixtures.report.results import RECOMMENDATION_SHAPE
-from fixtures.runtimes import load
+from fixtures.runtimes.opening import load
 
 
-@pytest.mark.parametrize(("batch", "by_length"), latency.WAYS)
+@pytest.mark.parametrize(("batch", "by_length"), WAYS)
 def test_mixed_lengths(case, batch, by_length, recorded):
     """The same texts: throughput, and how much of what is computed is padding."""
     runtime = case.runtime
@@ -19,8 +21,8 @@ def test_mixed_lengths(case, batch, by_length, recorded):
     def run(feeds):
         return runtime.run(runtime.select(feeds))
 
-    name = latency.workload_name(batch, by_length)
-    found = recorded(case, name, functools.partial(latency.workload, run, texts, batch, by_length=by_length))
+    name = workload_name(batch, by_length)
+    found = recorded(case, name, functools.partial(throughput.workload, run, texts, batch, by_length=by_length))
     case.result.workloads.append(found)
 
 
@@ -29,15 +31,15 @@ def test_mixed_lengths(case, batch, by_length, recorded):
 def test_callers(case, count, threads, gate, recorded):
     """Several callers share one session; how many intra-op threads serve them best."""
     threads = threads or gate.machine.threads
-    name = latency.callers_name(count, threads)
+    name = callers_name(count, threads)
     known = any((one.callers, one.threads) == (count, threads) for one in case.result.callers)
     if known or name in case.result.undecided:
         pytest.skip(f"all threads are {threads} here, and that was measured")
     runtime = load(case.file, threads, case.provider)
-    feeds = runtime.select(bench.shape_of(case.subject, *RECOMMENDATION_SHAPE))
+    feeds = runtime.select(shape_of(case.subject, *RECOMMENDATION_SHAPE))
     run = functools.partial(runtime.run, feeds)
     busy = min(count * threads, gate.machine.threads)
-    found = recorded(case, name, functools.partial(latency.callers, run, count, threads), busy)
+    found = recorded(case, name, functools.partial(throughput.callers, run, count, threads), busy)
     case.result.callers.append(found)
 
 
@@ -45,6 +47,6 @@ def mixed(lengths):
     """Return texts of all lengths up to LONGEST, or the shortest where none is, in an order that has nothing to do with
     them."""
     order = np.argsort(lengths, kind="stable")
-    order = order[lengths[order] <= max(bench.LONGEST, lengths.min())]
-    chosen = order[np.linspace(0, len(order) - 1, min(bench.MIXED, len(order))).astype(int)]
+    order = order[lengths[order] <= max(LONGEST, lengths.min())]
+    chosen = order[np.linspace(0, len(order) - 1, min(MIXED, len(order))).astype(int)]
     return np.random.default_rng(0).permutation(chosen)

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from fixtures import models, seeded
+from fixtures.export import seeded
+from fixtures.models.checkpoints import find_checkpoint
+from fixtures.models.settings import Model, Settings
 from suites.meta.house import EMBEDDER, FEW, LOOSE, House
 
 
@@ -31,7 +33,7 @@ def shop(tmp_path_factory):
         save_file(shaken, folder / name / "model.safetensors", {"format": "pt"})
     text = EMBEDDER.replace("seeded:bert@7", f"path:{folder / 'first'}") + "# a remark that stays\n" + LOOSE
     model = house.add("bert", text) / "model.toml"
-    digest = models.find_checkpoint(models_read(model.parent), pinned=False).digest
+    digest = find_checkpoint(models_read(model.parent), pinned=False).digest
     model.write_text(text.replace("max_length", f'digest = "{digest}"\nmax_length', 1))
     done = house.run("--approve", *FEW)
     assert done.returncode == 0, done.text
@@ -39,5 +41,5 @@ def shop(tmp_path_factory):
 
 
 def models_read(folder):
-    settings = msgspec.toml.decode((folder / "model.toml").read_bytes(), type=models.Settings)
-    return models.Model(folder.name, folder, settings)
+    settings = msgspec.toml.decode((folder / "model.toml").read_bytes(), type=Settings)
+    return Model(folder.name, folder, settings)

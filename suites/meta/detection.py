@@ -24,8 +24,26 @@ import msgspec
 import numpy as np
 import tokenizers
 
-from fixtures import baselines, export, faults, hardware, models, probes, runtimes, store, tasks, variants
-from fixtures.faults import FAULT, FAULTS, Fault
+from fixtures.baselines.tolerances import TOLERANCES
+from fixtures.build.manifest import MANIFEST
+from fixtures.build.store import Store
+from fixtures.build.workers import build_all
+from fixtures.export import recipes
+from fixtures.export.variants import VARIANT, VARIANTS
+from fixtures.faults import effect as faults_effect
+from fixtures.faults.effect import true_effect
+from fixtures.faults.fault import Fault, Inapplicable, applies, build, changed
+from fixtures.faults.table import FAULT, FAULTS
+from fixtures.models.checkpoints import Checkpoint, find_checkpoint
+from fixtures.models.settings import Model, Settings
+from fixtures.runtimes import hardware
+from fixtures.runtimes.onnx_runtime import OnnxRuntime
+from fixtures.runtimes.session import MODEL_FILE
+from fixtures.scoring import probes as scoring_probes
+from fixtures.scoring import scores
+from fixtures.scoring.probes import PROBES
+from fixtures.scoring.tasks import TASKS
+from fixtures.scoring.tokens import TOKENIZER_FILE
 from suites.meta.house import ROOT, House
 
 MODELS = {
@@ -106,32 +124,28 @@ class Verdict:
         )
 
 
-def settings_of(model: str) -> models.Settings:
-    return msgspec.toml.decode(MODELS[model].encode(), type=models.Settings)
+def settings_of(model: str) -> Settings:
+    return msgspec.toml.decode(MODELS[model].encode(), type=Settings)
 
 
-def tolerance_of(settings: models.Settings, variant: str) -> float:
+def tolerance_of(settings: Settings, variant: str) -> float:
     """Return how far a variant may drift while no library changes."""
-    metric = tasks.TASKS[settings.task].metrics[0]
-    return baselines.TOLERANCES[variants.VARIANT[variant].precision.name, True].limits[metric]
+    metric = TASKS[settings.task].metrics[0]
+    return TOLERANCES[VARIANT[variant].precision.name, True].limits[metric]
 
 
-def seeing(
-    clean: Path, faulty: Path, settings: models.Settings, other: models.Settings, tolerance: float
-) -> frozenset[str]:
+def seeing(clean: Path, faulty: Path, settings: Settings, other: Settings, tolerance: float) -> frozenset[str]:
     """Return the names of the probes whose scores differ by more than the tolerance."""
-    backend = tokenizers.Tokenizer.from_file(str(clean / probes.TOKENIZER_FILE))
+    backend = tokenizers.Tokenizer.from_file(str(clean / TOKENIZER_FILE))
     backend.no_truncation()
     filled = [
-        probes.fill(one, lambda text, pair: len(backend.encode(text, pair).ids), settings.max_length)
-        for one in probes.PROBES[tasks.TASKS[settings.task].probes]
+        scoring_probes.fill(one, lambda text, pair: len(backend.encode(text, pair).ids), settings.max_length)
+        for one in PROBES[TASKS[settings.task].probes]
     ]
     rows = [(one.text, one.pair) for one in filled]
     try:
         before, after = (
-            tasks.score(
-                runtimes.OnnxRuntime(folder / export.MODEL_FILE, 1), faults.encode(folder, rows, chosen), chosen
-            )
+            scores.score(OnnxRuntime(folder / MODEL_FILE, 1), faults_effect.encode(folder, rows, chosen), chosen)
             for folder, chosen in ((clean, settings), (faulty, other))
         )
     except Exception:  # whatever a file that cannot be run raises: everything sees it
@@ -177,32 +191,28 @@ class Laboratory:
         self.machine = hardware.detect(None)
         self.house = House(folder, folder / "store")
         self.variants = [
-            one.name
-            for one in variants.VARIANTS
-            if not one.unsupported(self.machine) and (not only or one.name in only)
+            one.name for one in VARIANTS if not one.unsupported(self.machine) and (not only or one.name in only)
         ]
         self.clean: dict[str, dict[str, Path]] = {}
         self.checkpoints: dict[str, Path] = {}
 
     def prepare(self) -> None:
         """Export every model in every variant, and approve the artifacts as files that were handed in."""
-        built = store.Store(self.house.store)
+        built = Store(self.house.store)
         steps, roots = {}, {}
         for name in MODELS:
             settings = settings_of(name)
-            task = tasks.TASKS[settings.task]
-            digest = models.find_checkpoint(models.Model(name, self.folder, settings)).digest
-            checkpoint = models.Checkpoint(None, None, digest)
-            roots[name] = export.prepare(name, checkpoint, settings.source, task.auto_class, settings.labels)
+            task = TASKS[settings.task]
+            digest = find_checkpoint(Model(name, self.folder, settings)).digest
+            checkpoint = Checkpoint(None, None, digest)
+            roots[name] = recipes.prepare(name, checkpoint, settings.source, task.auto_class, settings.labels)
             for variant in dict.fromkeys(["plain", *self.variants]):
-                steps[name, variant] = export.plan(
-                    name, variants.VARIANT[variant], roots[name], task.export_task, self.machine
-                )
-        failed = store.build_all(built, [*steps.values(), *roots.values()], self.machine.threads, lambda _: None)
+                steps[name, variant] = recipes.plan(name, VARIANT[variant], roots[name], task.export_task, self.machine)
+        failed = build_all(built, [*steps.values(), *roots.values()], self.machine.threads, lambda _: None)
         assert not failed, failed
         for (name, variant), step in steps.items():
             to = self.folder / "clean" / name / variant
-            shutil.copytree(built.run(step).folder, to, ignore=shutil.ignore_patterns(store.MANIFEST))
+            shutil.copytree(built.run(step).folder, to, ignore=shutil.ignore_patterns(MANIFEST))
             self.clean.setdefault(name, {})[variant] = to
         self.checkpoints = {name: built.run(root).folder for name, root in roots.items()}
         for name, text in MODELS.items():
@@ -237,7 +247,7 @@ class Laboratory:
             for model in MODELS:
                 settings = settings_of(model)
                 architecture = settings.source.partition(":")[2].partition("@")[0]
-                fitting = [one for one in self.variants if faults.applies(fault, one, settings, architecture)]
+                fitting = [one for one in self.variants if applies(fault, one, settings, architecture)]
                 placed = any(one == fault for one, *_ in found)
                 if model in first or not placed:
                     found += [(fault, model, variant) for variant in fitting]
@@ -273,11 +283,11 @@ class Laboratory:
         settings, where = settings_of(model), self.folder / "faulty" / str(number)
         where.mkdir(parents=True)
         try:
-            folder = faults.build(fault, variant, self.clean[model], settings, self.machine, where)
-        except faults.Inapplicable:
+            folder = build(fault, variant, self.clean[model], settings, self.machine, where)
+        except Inapplicable:
             return None, 0.0, None
-        other, clean = faults.changed(fault, settings), self.clean[model][variant]
-        effect = faults.true_effect(clean, folder, settings, other)
+        other, clean = changed(fault, settings), self.clean[model][variant]
+        effect = true_effect(clean, folder, settings, other)
         seen = None
         if variant == "plain" and model in FIRST:
             seen = seeing(clean, folder, settings, other, tolerance_of(settings, variant))
@@ -296,8 +306,8 @@ class Laboratory:
         verdicts = []
         for (fault, model, variant), path, effect, seen in there:
             name, settings = names[fault.name, model], settings_of(model)
-            metric = tasks.TASKS[settings.task].metrics[0]
-            precision = variants.VARIANT[variant].precision
+            metric = TASKS[settings.task].metrics[0]
+            precision = VARIANT[variant].precision
             failures = {
                 one["check"]: one["message"]
                 for one in report["failures"]
@@ -342,7 +352,7 @@ SIDE_BY_SIDE = ("plain", "O2", "quantized")
 """Variants that the other tools are asked about: each takes its time."""
 
 
-def ask_rivals(task: tuple[Path, Path, Path, models.Settings, str]) -> dict[str, str]:
+def ask_rivals(task: tuple[Path, Path, Path, Settings, str]) -> dict[str, str]:
     """Return rival -> what it says of one faulty artifact; nothing if it is content."""
     from suites.meta.rivals import RIVALS
 

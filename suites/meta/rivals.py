@@ -8,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fixtures import export, runtimes, tasks
-from fixtures.models import Settings
-from fixtures.variants import VARIANT
+from fixtures.export.variants import VARIANT
+from fixtures.models.settings import Settings
+from fixtures.runtimes.onnx_runtime import OnnxRuntime
+from fixtures.runtimes.session import MODEL_FILE
+from fixtures.runtimes.torch_runtime import TorchRuntime
+from fixtures.scoring.tasks import TASKS, Scoring
 
 SENTENCES = (
     "The ferry leaves the harbour at six in the morning.",
@@ -57,13 +60,13 @@ def optimum_validation(checkpoint: Path, clean: Path, faulty: Path, settings: Se
     from optimum.exporters.onnx.convert import validate_model_outputs
     from optimum.exporters.tasks import TasksManager
 
-    task = tasks.TASKS[settings.task]
+    task = TASKS[settings.task]
     model = _torch_model(checkpoint, task.auto_class)
     config = TasksManager.get_exporter_config_constructor(
         model=model, exporter="onnx", task=task.export_task, library_name="transformers"
     )(model.config)
     try:
-        validate_model_outputs(config, model, faulty / export.MODEL_FILE, list(config.outputs), use_subprocess=False)
+        validate_model_outputs(config, model, faulty / MODEL_FILE, list(config.outputs), use_subprocess=False)
     except Exception as error:  # its errors, and whatever ONNX Runtime raises
         return _complaint(error)
     return ""
@@ -81,21 +84,21 @@ def _sentences(checkpoint: Path, pairs: bool):
 
 @functools.cache
 def _expected(checkpoint: Path, task: str, pooling: str, normalize: bool):
-    row = tasks.TASKS[task]
+    row = TASKS[task]
     feeds = _sentences(checkpoint, row.probes == "pairs")
-    runtime = runtimes.TorchRuntime(checkpoint, row.auto_class, threads=1)
-    return row.scores(runtime, feeds, tasks.Scoring(pooling, normalize))
+    runtime = TorchRuntime(checkpoint, row.auto_class, threads=1)
+    return row.scores(runtime, feeds, Scoring(pooling, normalize))
 
 
 def allclose(checkpoint: Path, clean: Path, faulty: Path, settings: Settings, variant: str) -> str:
     """`np.allclose` of eight sentences' scores with PyTorch's, at the ceiling of the variant's class."""
-    task = tasks.TASKS[settings.task]
+    task = TASKS[settings.task]
     expected = _expected(checkpoint, settings.task, settings.pooling or "", settings.normalize)
     feeds = _sentences(checkpoint, task.probes == "pairs")
     atol = VARIANT[variant].precision.ceiling[task.metrics[0]]
     try:
-        runtime = runtimes.OnnxRuntime(faulty / export.MODEL_FILE, threads=1)
-        scores = task.scores(runtime, feeds, tasks.Scoring(settings.pooling or "", settings.normalize))
+        runtime = OnnxRuntime(faulty / MODEL_FILE, threads=1)
+        scores = task.scores(runtime, feeds, Scoring(settings.pooling or "", settings.normalize))
         close = np.allclose(expected, scores, rtol=0, atol=atol)
     except Exception as error:  # whatever a file that cannot be run raises
         return _complaint(error)
@@ -111,12 +114,12 @@ def polygraphy(checkpoint: Path, clean: Path, faulty: Path, settings: Settings, 
 
     G_LOGGER.module_severity = G_LOGGER.CRITICAL
     shapes = TensorMetadata()
-    for name in _sentences(checkpoint, tasks.TASKS[settings.task].probes == "pairs"):
+    for name in _sentences(checkpoint, TASKS[settings.task].probes == "pairs"):
         shapes.add(name, np.int64, (2, 16))
     # Its default range of integers, 0 to 1, is right for masks and token types.
     loader = DataLoader(seed=1, input_metadata=shapes, val_range={"": (0, 1), "input_ids": (5, 500)})
     runners = [
-        OnnxrtRunner(SessionFromOnnx(str(folder / export.MODEL_FILE)), name=name)
+        OnnxrtRunner(SessionFromOnnx(str(folder / MODEL_FILE)), name=name)
         for name, folder in (("sound", clean), ("faulty", faulty))
     ]
     try:

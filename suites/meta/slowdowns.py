@@ -42,10 +42,25 @@ from pytest_benchmark.utils import PercentageRegressionCheck
 from rich.console import Console
 from rich.table import Table
 
-from fixtures import export, hardware, latency, models, probes, store, tasks, variants
-from fixtures.baselines import Speed
-from fixtures.gate import ROOT, read_model
-from fixtures.runtimes import Feeds, OnnxRuntime, timed
+from fixtures.build.store import Store
+from fixtures.build.workers import build_all
+from fixtures.export import recipes
+from fixtures.export.variants import VARIANT
+from fixtures.gate.session import ROOT, read_model
+from fixtures.latency import change as latency_change
+from fixtures.latency import speed as latency_speed
+from fixtures.latency.disturbance import Watch, own_cores
+from fixtures.latency.pairs import feeds_of
+from fixtures.latency.records import Speed
+from fixtures.latency.speed import SPEED_S, SPEED_SHAPE, Blocks, Side, Yardstick, precise
+from fixtures.models.checkpoints import find_checkpoint
+from fixtures.runtimes import hardware
+from fixtures.runtimes.onnx_runtime import OnnxRuntime
+from fixtures.runtimes.session import MODEL_FILE, Feeds
+from fixtures.runtimes.timing import timed
+from fixtures.scoring.encoded import Encoded
+from fixtures.scoring.tasks import TASKS
+from fixtures.scoring.tokens import LONG_FILE, plan_tokens
 
 SLOWDOWNS = (0.0, 0.02, 0.05, 0.10, 0.20)
 MEASURED = {"plain": "O2-quantized", "numpy": "plain"}
@@ -86,22 +101,22 @@ class Trial(msgspec.Struct):
         return f"{self.slowdown:.0%} {self.slower:.3f} {self.verdict} ({self.sessions} sessions)"
 
 
-def files_of(folder: Path, anchor: str) -> tuple[list[Path], tasks.Encoded]:
+def files_of(folder: Path, anchor: str) -> tuple[list[Path], Encoded]:
     """Return plain's export of the embedded model, the measured variant's if it is another, and the long text as
     tokens."""
-    built, machine = store.Store(folder), hardware.detect()
+    built, machine = Store(folder), hardware.detect()
     model = read_model(ROOT / "baselines" / "minilm-l6")
-    checkpoint = models.find_checkpoint(model)
-    task = tasks.TASKS[model.settings.task]
-    root = export.prepare(model.name, checkpoint, model.settings.source)
+    checkpoint = find_checkpoint(model)
+    task = TASKS[model.settings.task]
+    root = recipes.prepare(model.name, checkpoint, model.settings.source)
     plans = [
-        export.plan(model.name, variants.VARIANT[name], root, task.export_task, machine, task.exporter)
+        recipes.plan(model.name, VARIANT[name], root, task.export_task, machine)
         for name in dict.fromkeys(("plain", MEASURED[anchor]))
     ]
-    tokens = probes.plan_tokens(model, checkpoint)
-    store.build_all(built, [*plans, tokens], 1, print)
-    files = [built.run(plan).folder / export.MODEL_FILE for plan in plans]
-    return files, tasks.Encoded.load(built.run(tokens).folder / probes.LONG_FILE)
+    tokens = plan_tokens(model, checkpoint)
+    build_all(built, [*plans, tokens], 1, print)
+    files = [built.run(plan).folder / MODEL_FILE for plan in plans]
+    return files, Encoded.load(built.run(tokens).folder / LONG_FILE)
 
 
 def neighbour(core: int) -> None:
@@ -125,7 +140,7 @@ def beside_a_neighbour() -> Iterator[None]:
     Raises:
         RuntimeError: it ended before its time.
     """
-    process = SPAWN.Process(target=neighbour, args=(max(latency.own_cores()),), daemon=True)
+    process = SPAWN.Process(target=neighbour, args=(max(own_cores()),), daemon=True)
     process.start()
     try:
         yield
@@ -157,7 +172,7 @@ class Sides:
         plain_s = [functools.partial(timed, run, time.process_time) for run in pools[0]]
         beside_plain = len(files) > 1
         self.anchor = "plain" if beside_plain else "numpy"
-        self._anchors = plain_s if beside_plain else [latency.Yardstick().beside(one) for one in plain_s]
+        self._anchors = plain_s if beside_plain else [Yardstick().beside(one) for one in plain_s]
         self._variants = pools[-1]
         self.walls: dict[float, list[float]] = {slowdown: [] for slowdown in SLOWDOWNS}
 
@@ -166,7 +181,7 @@ class Sides:
         sessions = [OnnxRuntime(file, 1) for _ in range(POOL)]
         return [functools.partial(one.session.run, None, one.select(feeds)) for one in sessions]
 
-    def renew(self, slowdown: float) -> tuple[latency.Side, latency.Side]:
+    def renew(self, slowdown: float) -> tuple[Side, Side]:
         """Return the anchor's side and the slowed variant's."""
         run = random.choice(self._variants)
 
@@ -181,9 +196,9 @@ class Sides:
 
         return random.choice(self._anchors), slowed
 
-    def blocks(self, slowdown: float, settled: Callable[[Speed], bool]) -> latency.Blocks:
+    def blocks(self, slowdown: float, settled: Callable[[Speed], bool]) -> Blocks:
         renew = functools.partial(self.renew, slowdown)
-        return latency.Blocks(self.anchor, latency.SPEED_SHAPE, renew, "this one", {}, settled)
+        return Blocks(self.anchor, SPEED_SHAPE, renew, "this one", {}, settled)
 
     def median_s(self, slowdown: float) -> float:
         return float(np.median(self.walls[slowdown]))
@@ -196,8 +211,8 @@ def approve(files: Sequence[Path], feeds: Feeds, seconds: float) -> tuple[Speed,
     Args:
         files: as of Sides. seconds: budget of a measurement that is no approval.
     """
-    sides, watch = Sides(files, feeds), latency.Watch(threads=1)
-    speed, *_ = latency.speeds([sides.blocks(slowdown, latency.precise) for slowdown in SLOWDOWNS], 2 * seconds)
+    sides, watch = Sides(files, feeds), Watch(threads=1)
+    speed, *_ = latency_speed.speeds([sides.blocks(slowdown, precise) for slowdown in SLOWDOWNS], 2 * seconds)
     return speed, sides.median_s(0.0), watch.others()
 
 
@@ -206,15 +221,15 @@ def trial(
 ) -> list[Trial]:
     """Plant each slowdown, and judge it by what was approved."""
     sides = Sides(files, feeds)
-    blocks = [sides.blocks(slowdown, lambda now: latency.change(approved, now).clear) for slowdown in SLOWDOWNS]
+    blocks = [sides.blocks(slowdown, lambda now: latency_change.change(approved, now).clear) for slowdown in SLOWDOWNS]
     rival = PercentageRegressionCheck("median", 5.0)
-    watch, found = latency.Watch(threads=1), []
-    measured = latency.speeds(blocks, seconds)
+    watch, found = Watch(threads=1), []
+    measured = latency_speed.speeds(blocks, seconds)
     busy = watch.others()
     if busy > QUIET:
         condition = CONDITIONS[1]
     for slowdown, now in zip(SLOWDOWNS, measured, strict=True):
-        change = latency.change(approved, now)
+        change = latency_change.change(approved, now)
         fails = bool(rival.fails({"median": sides.median_s(slowdown)}, {"median": median_s}))
         found.append(
             Trial(
@@ -254,7 +269,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--anchor", choices=MEASURED, default="plain")
     parser.add_argument("--store", type=Path, help="a warm store; by default one is made first")
-    parser.add_argument("--seconds", type=float, default=latency.SPEED_S["quick"], help="budget of one measurement")
+    parser.add_argument("--seconds", type=float, default=SPEED_S["quick"], help="budget of one measurement")
     parser.add_argument("--results", type=Path, default=ROOT / "build" / "slowdowns.jsonl")
     chosen = parser.parse_args()
     chosen.results.parent.mkdir(parents=True, exist_ok=True)
@@ -262,7 +277,7 @@ def main() -> None:
     trials = msgspec.json.Decoder(Trial).decode_lines(chosen.results.read_bytes())
     with tempfile.TemporaryDirectory(prefix="exportgate-") as folder, contextlib.suppress(KeyboardInterrupt):
         files, long = files_of(chosen.store or Path(folder), chosen.anchor)
-        given = files, latency.feeds_of(long, *latency.SPEED_SHAPE), chosen.seconds
+        given = files, feeds_of(long, *SPEED_SHAPE), chosen.seconds
         approvals: dict[str, list[Any]] = {}
         judged: Counter[str] = Counter()
         restless = 0

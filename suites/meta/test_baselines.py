@@ -2,13 +2,17 @@
 
 import errno
 import json
+import os
 
 import msgspec
 import numpy as np
 import pytest
 
-from fixtures import baselines
-from fixtures.baselines import BaselineError, Cell, NotApproved, Provenance, ReferenceFile, StoredVariant, TierFile
+from fixtures.baselines import files as baselines_files
+from fixtures.baselines import tolerances
+from fixtures.baselines.files import BaselineError, NotApproved, Provenance, ReferenceFile, StoredVariant, TierFile
+from fixtures.baselines.tolerances import TOLERANCES, tolerance
+from fixtures.latency.records import Cell
 
 PROVENANCE = Provenance("sha256:" + "0" * 64, {"onnxruntime": "1.32.0"}, "avx2", "a processor", "2026-01-31")
 CELL = Cell(1, 16, 2.5, 3.0, 400.0, 1.5, (1.4, 1.6), 2.25, 30, 2)
@@ -21,7 +25,7 @@ def save(folder, scores=SCORES):
     reference = ReferenceFile(probes="p", arrays="", provenance=PROVENANCE)
     tier = TierFile(probes="p", arrays="", tier="avx2", variants=variants)
     files = {"reference.json": (reference, {"scores": scores["plain"]}), "avx2.json": (tier, scores)}
-    baselines.write(folder, files)
+    baselines_files.write(folder, files)
 
 
 def content(folder):
@@ -30,7 +34,7 @@ def content(folder):
 
 def test_round_trip(tmp_path):
     save(tmp_path)
-    found = baselines.read(tmp_path, "avx2")
+    found = baselines_files.read(tmp_path, "avx2")
     assert found.reference_file.provenance == PROVENANCE
     np.testing.assert_array_equal(found.reference, SCORES["plain"])
     assert found.tier_file.variants["O2"].latency == (CELL,)
@@ -39,14 +43,14 @@ def test_round_trip(tmp_path):
 
 
 def test_nothing_stored_is_nothing_read(tmp_path):
-    found = baselines.read(tmp_path, "avx2")
+    found = baselines_files.read(tmp_path, "avx2")
     assert (found.reference_file, found.reference, found.tier_file, dict(found.scores)) == (None, None, None, {})
 
 
 def test_other_tiers_are_left_alone(tmp_path):
     save(tmp_path)
     (tmp_path / "avx2.json").rename(tmp_path / "avx512.json")
-    assert baselines.read(tmp_path, "avx2").tier_file is None
+    assert baselines_files.read(tmp_path, "avx2").tier_file is None
 
 
 def test_json_is_for_people(tmp_path):
@@ -60,7 +64,7 @@ def test_new_scores_replace_the_old_file(tmp_path):
     save(tmp_path)
     save(tmp_path, {**SCORES, "plain": SCORES["plain"] + 1})
     assert len(list(tmp_path.glob("avx2.*.safetensors"))) == 1
-    np.testing.assert_array_equal(baselines.read(tmp_path, "avx2").scores["plain"], SCORES["plain"] + 1)
+    np.testing.assert_array_equal(baselines_files.read(tmp_path, "avx2").scores["plain"], SCORES["plain"] + 1)
 
 
 @pytest.mark.parametrize("name", ["reference.json", "avx2.json"])
@@ -79,21 +83,21 @@ def test_damaged_json_is_named_with_the_next_step(tmp_path, name, damage, messag
     file = tmp_path / name
     file.write_text(damage(file.read_text()))
     with pytest.raises(BaselineError, match=rf"(?s){message}.*restore it from version control.*--approve"):
-        baselines.read(tmp_path, "avx2")
+        baselines_files.read(tmp_path, "avx2")
 
 
 def test_tier_without_reference_is_refused(tmp_path):
     save(tmp_path)
     (tmp_path / "reference.json").unlink()
     with pytest.raises(BaselineError, match=r"avx2.json: is there without reference.json; .* delete avx2.json"):
-        baselines.read(tmp_path, "avx2")
+        baselines_files.read(tmp_path, "avx2")
 
 
 def test_file_of_another_tier_is_refused(tmp_path):
     save(tmp_path)
     (tmp_path / "avx2.json").rename(tmp_path / "avx512.json")
     with pytest.raises(BaselineError, match=r"avx512.json: is of tier avx2"):
-        baselines.read(tmp_path, "avx512")
+        baselines_files.read(tmp_path, "avx512")
 
 
 def test_truncated_arrays_are_refused(tmp_path):
@@ -101,7 +105,7 @@ def test_truncated_arrays_are_refused(tmp_path):
     file = next(tmp_path.glob("avx2.*.safetensors"))
     file.write_bytes(file.read_bytes()[:-3])
     with pytest.raises(BaselineError, match=r"avx2.*safetensors: cannot be read"):
-        baselines.read(tmp_path, "avx2")
+        baselines_files.read(tmp_path, "avx2")
 
 
 def test_changed_arrays_are_refused(tmp_path):
@@ -111,7 +115,7 @@ def test_changed_arrays_are_refused(tmp_path):
     blob[-2] ^= 1
     file.write_bytes(blob)
     with pytest.raises(BaselineError, match="is not the file that was approved"):
-        baselines.read(tmp_path, "avx2")
+        baselines_files.read(tmp_path, "avx2")
 
 
 def test_entries_without_scores_are_refused(tmp_path):
@@ -120,14 +124,16 @@ def test_entries_without_scores_are_refused(tmp_path):
     stored["variants"]["O3"] = stored["variants"]["O2"]
     (tmp_path / "avx2.json").write_text(json.dumps(stored))
     with pytest.raises(BaselineError, match="scores and entries differ: O3"):
-        baselines.read(tmp_path, "avx2")
+        baselines_files.read(tmp_path, "avx2")
 
 
 def test_latencies_of_one_round_are_not_stored(tmp_path):
     """Their interval is not a number, and gate.json would have null for it."""
     one = StoredVariant(PROVENANCE, "sha256:1", 9, {}, (msgspec.structs.replace(CELL, interval=(np.nan, np.nan)),))
     with pytest.raises(NotApproved, match="the latencies of plain have too few rounds"):
-        baselines.write(tmp_path, {"a.json": (TierFile(probes="p", arrays="", tier="a", variants={"plain": one}), {})})
+        baselines_files.write(
+            tmp_path, {"a.json": (TierFile(probes="p", arrays="", tier="a", variants={"plain": one}), {})}
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -146,7 +152,7 @@ def test_scores_that_are_not_finite_are_not_read(tmp_path, monkeypatch):
         patch.setattr(np, "isfinite", np.ones_like)
         save(tmp_path, {"plain": np.float32([np.nan])})
     with pytest.raises(BaselineError, match="holds values that are not finite"):
-        baselines.read(tmp_path, "avx2")
+        baselines_files.read(tmp_path, "avx2")
 
 
 @pytest.mark.parametrize("writes", range(4))
@@ -154,7 +160,7 @@ def test_full_disk_leaves_the_old_baseline(tmp_path, monkeypatch, writes):
     """Whichever of the four files finds the disk full, what was approved stays as it was."""
     save(tmp_path)
     before = content(tmp_path)
-    left, real = [writes], baselines.os.fsync
+    left, real = [writes], os.fsync
 
     def fsync(number):
         if not left[0]:
@@ -162,7 +168,7 @@ def test_full_disk_leaves_the_old_baseline(tmp_path, monkeypatch, writes):
         left[0] -= 1
         real(number)
 
-    monkeypatch.setattr(baselines.os, "fsync", fsync)
+    monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(OSError, match="No space left"):
         save(tmp_path, {name: scores + 1 for name, scores in SCORES.items()})
     assert content(tmp_path) == before
@@ -171,32 +177,32 @@ def test_full_disk_leaves_the_old_baseline(tmp_path, monkeypatch, writes):
 def test_tolerance_is_wider_across_minor_versions_only():
     now = {"onnxruntime": "1.32.1", "torch": "2.13.0", "transformers": "4.57.6"}
     for precision, decisive in (("int8", "onnxruntime"), ("reference", "torch"), ("reference", "transformers")):
-        tight = baselines.tolerance(precision, now, now)
-        assert baselines.tolerance(precision, {**now, decisive: now[decisive] + ".1"}, now) is tight
-        wide = baselines.tolerance(precision, {**now, decisive: "0.1"}, now)
+        tight = tolerance(precision, now, now)
+        assert tolerance(precision, {**now, decisive: now[decisive] + ".1"}, now) is tight
+        wide = tolerance(precision, {**now, decisive: "0.1"}, now)
         assert wide.limits["max_logit_error"] > tight.limits["max_logit_error"]
-        assert baselines.tolerance(precision, {}, now) is wide
-    assert baselines.tolerance("int8", {**now, "torch": "1.0"}, now) is baselines.tolerance("int8", now, now)
+        assert tolerance(precision, {}, now) is wide
+    assert tolerance("int8", {**now, "torch": "1.0"}, now) is tolerance("int8", now, now)
 
 
 def test_changes_name_everything_that_differs():
     now = Provenance("sha256:1", {"onnxruntime": "1.32.1", "torch": "2"}, "avx2", "another", "2026-02-01")
-    found = baselines.changes(PROVENANCE, now)
+    found = tolerances.changes(PROVENANCE, now)
     assert found == [
         f"checkpoint {PROVENANCE.digest} -> sha256:1",
         "processor a processor -> another",
         "onnxruntime 1.32.0 -> 1.32.1",
         "torch none -> 2",
     ]
-    assert baselines.changes(now, now) == []
+    assert tolerances.changes(now, now) == []
 
 
 def test_every_precision_has_tolerances_with_reasons():
     from fixtures import variants
 
     names = {"reference"} | {variant.precision.name for variant in variants.VARIANT.values()}
-    assert {(name, same) for name in names for same in (True, False)} == set(baselines.TOLERANCES)
-    for row in baselines.TOLERANCES.values():
+    assert {(name, same) for name in names for same in (True, False)} == set(TOLERANCES)
+    for row in TOLERANCES.values():
         assert row.limits.keys() == {"max_abs_error", "max_logit_error"}
         assert len(row.reason) > 20
 
@@ -207,5 +213,5 @@ def test_drift_tolerance_is_tighter_than_the_ceiling():
 
     for variant in variants.VARIANT.values():
         for metric in ("max_abs_error", "max_logit_error"):
-            same = baselines.TOLERANCES[variant.precision.name, True].limits[metric]
+            same = TOLERANCES[variant.precision.name, True].limits[metric]
             assert same * 2 < variant.precision.ceiling[metric]

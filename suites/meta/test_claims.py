@@ -7,13 +7,20 @@ import sys
 import msgspec
 import pytest
 
-from fixtures import claims, latency, seeded, store
-from fixtures.baselines import Cell, Workload
-from fixtures.claims import CLAIMS, FAILS, HOLDS, UNMEASURED
-from fixtures.gate import FULL_SIZE, ROOT
-from fixtures.report import files, table, terminal
+from fixtures.build.workers import workers_for
+from fixtures.claims import measures, rule
+from fixtures.claims.measures import beside, rates
+from fixtures.claims.rule import NOTHING, ON_GPU
+from fixtures.claims.table import CLAIMS
+from fixtures.export.seeded import ARCHITECTURES, bytes_of
+from fixtures.gate.session import FULL_SIZE, ROOT
+from fixtures.latency.records import Cell, Workload
+from fixtures.latency.throughput import workload_name
+from fixtures.report import files, terminal
 from fixtures.report.conclusions import conclude
-from fixtures.report.results import Check, ModelResult, Results, VariantResult
+from fixtures.report.results import FAILS, HOLDS, UNMEASURED, Check, ModelResult, Results, VariantResult
+from fixtures.report.table import answers
+from fixtures.scoring.probes import LONG_TEXT
 
 CLAIM = {claim.name: claim for claim in CLAIMS}
 SHAPES = ((1, 16), (1, 128), (1, 512), (8, 16), (8, 128))
@@ -45,7 +52,7 @@ def model(*variants, torch=None, task="rerank", shapes=SHAPES):
 
 
 def said(name, result):
-    found = claims.answer(CLAIM[name], result)
+    found = rule.answer(CLAIM[name], result)
     return found.answer, found.evidence
 
 
@@ -232,8 +239,8 @@ def test_every_claim_is_answered_every_way():
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=str)
 def test_nothing_is_answered_where_nothing_was_measured(claim):
-    found = claims.answer(claim, model(VariantResult("plain"), VariantResult("O4", status="unsupported")))
-    assert (found.answer, found.evidence) == (UNMEASURED, claims.NOTHING)
+    found = rule.answer(claim, model(VariantResult("plain"), VariantResult("O4", status="unsupported")))
+    assert (found.answer, found.evidence) == (UNMEASURED, NOTHING)
     assert "run suites/accuracy and suites/latency in the same run" in found.evidence
 
 
@@ -280,7 +287,7 @@ def test_interval_beside_pytorch_is_the_reports():
     result = model(variant("O2", 1.3), torch=1.0)
     for cells, half in ((result.variants[0].latency, 0.03), (result.torch_latency, 0.04)):
         cells[:] = [msgspec.structs.replace(one, interval=around(one.ratio_to_plain, half)) for one in cells]
-    numbers = claims.beside(["O2"], ["PyTorch"])(result).numbers
+    numbers = beside(["O2"], ["PyTorch"])(result).numbers
     conclude(Results({}, {}, [result]), passed=True)
     assert numbers[0].interval == pytest.approx(around(1.3, 0.05))
     assert [(one.value, one.interval) for one in numbers] == [
@@ -298,7 +305,7 @@ def test_interval_of_two_shapes_has_the_drift_between_them_in_it():
     for one in (result.variants[0].latency, result.variants[1].latency, result.torch_latency):
         one[:] = [cell(shape, 1.0, plain_ms=8.0 * shape[0], half=0.0) for shape in ((1, 128), (8, 128))]
     result.torch_latency[1] = cell((8, 128), 1.0, plain_ms=64 * math.exp(0.3), half=0.0)
-    find = claims.rates(lambda _: [((1, 128), (8, 128))], "")
+    find = rates(lambda _: [((1, 128), (8, 128))], "")
     number = find(result).numbers[0]
     half = 4.303 * 0.1732 / math.sqrt(3)
     assert number.value == pytest.approx(math.exp(0.1))
@@ -309,7 +316,7 @@ def test_variant_at_two_shapes_is_plain_times_its_own_ratios():
     """Plain does as many texts per second either way; a variant twice as fast one by one does twice as many."""
     result = batched(64.0)
     result.variants[1].latency[0] = cell((1, 128), 2.0, plain_ms=8.08)
-    plain, faster = claims.rates(claims._one_by_one, "")(result).numbers
+    plain, faster = rates(measures._one_by_one, "")(result).numbers
     assert (plain.value, faster.value) == pytest.approx((1, 2))
 
 
@@ -353,9 +360,9 @@ def test_undecided_batches_that_pad_may_be_either():
     result = padded(83.2, {(8, False): 70})  # with those of one length, three of three
     assert said("batch-1-is-fastest", result)[0] == HOLDS
     for batch in (8, 32):
-        result.variants[0].undecided[latency.workload_name(batch, True)] = "noisy"
+        result.variants[0].undecided[workload_name(batch, True)] = "noisy"
     assert said("batch-1-is-fastest", result)[0] == HOLDS, "three of five"
-    result.variants[0].undecided[latency.workload_name(32, False)] = "noisy"
+    result.variants[0].undecided[workload_name(32, False)] = "noisy"
     found, evidence = said("batch-1-is-fastest", result)
     assert found == UNMEASURED, "three of six"
     assert "undecided: plain over mixed lengths: batches of 8, by length (noisy)" in evidence
@@ -367,9 +374,9 @@ def test_error_that_is_not_finite_is_said_of_embedders_too():
 
 @pytest.mark.parametrize("name", ["batch-1-is-fastest", "faster-than-pytorch", "published-plain-rerank"])
 def test_times_on_a_gpu_answer_nothing_about_cpus(name):
-    found = claims.answer(CLAIM[name], beside_torch("plain", 1.06), on_gpu=True)
-    assert (found.answer, found.evidence) == (UNMEASURED, claims.ON_GPU)
-    assert claims.answer(CLAIM["published-O4-rerank"], beside_torch("O4", 1.43), on_gpu=True).answer == HOLDS
+    found = rule.answer(CLAIM[name], beside_torch("plain", 1.06), on_gpu=True)
+    assert (found.answer, found.evidence) == (UNMEASURED, ON_GPU)
+    assert rule.answer(CLAIM["published-O4-rerank"], beside_torch("O4", 1.43), on_gpu=True).answer == HOLDS
 
 
 def test_two_shapes_that_one_variant_saw_tell_nothing():
@@ -411,11 +418,11 @@ def answered():
     slow.name, fast.name = "slow | model", "fast"
     asked = [CLAIM["O2-and-O3-over-plain"], CLAIM["error-of-O3"]]
     machine = {"arch": "x86_64", "tier": "avx2", "cpu": "", "cores": 1, "providers": []}
-    return Results(machine, {}, answers=[claims.answer(claim, one) for one in (slow, fast) for claim in asked])
+    return Results(machine, {}, answers=[rule.answer(claim, one) for one in (slow, fast) for claim in asked])
 
 
 def test_report_has_each_answer_claim_by_claim(answered, tmp_path):
-    rows = table.answers(answered).rows
+    rows = answers(answered).rows
     assert [row[1:3] for row in rows] == [("slow | model", FAILS), ("fast", HOLDS)] * 2
     assert rows[0][0] == "field notes: O2 and O3 are 10 to 20 % faster than plain ONNX"
     assert "O3 over plain 1x16 1 (0.99 to 1.01)" in rows[0][3]
@@ -461,16 +468,16 @@ def test_full_size_is_timed_only_on_request_and_only_for_speed(tmp_path):
 def test_full_size_is_built_one_at_a_time_where_memory_is_short():
     """Its source is the row of the large architecture, whose steps need several times its 2.3 GB."""
     text = (FULL_SIZE / "xlm-roberta-568m" / "model.toml").read_text()
-    size = seeded.bytes_of(text.partition('source = "')[2].partition('"')[0])
+    size = bytes_of(text.partition('source = "')[2].partition('"')[0])
     assert size == pytest.approx(2.27e9, rel=0.01)
-    assert store.workers_for(8, 16 * 2**30, size) == 1
-    assert seeded.bytes_of("seeded:xlm_roberta@5") == seeded.bytes_of("path:xlm_roberta_large") == 0
+    assert workers_for(8, 16 * 2**30, size) == 1
+    assert bytes_of("seeded:xlm_roberta@5") == bytes_of("path:xlm_roberta_large") == 0
 
 
 def test_full_size_has_the_sizes_that_it_stands_for():
     """568 million parameters: tables, 24 layers of attention, feed-forward and two norms, and the head."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
-    row = seeded.ARCHITECTURES["xlm_roberta_large"]
+    row = ARCHITECTURES["xlm_roberta_large"]
     with torch.device("meta"):
         config = getattr(transformers, row.config)(**row.keys)
         config.num_labels = 1
@@ -486,6 +493,6 @@ def test_full_size_has_the_sizes_that_it_stands_for():
 def test_full_size_has_texts_of_512_tokens(tmp_path):
     """Its tokenizer is small, and takes as many tokens as the real one."""
     pytest.importorskip("transformers")
-    tokenizer = seeded.ARCHITECTURES["xlm_roberta_large"].tokenizer(tmp_path)
+    tokenizer = ARCHITECTURES["xlm_roberta_large"].tokenizer(tmp_path)
     assert tokenizer.model_max_length == 8192
-    assert len(tokenizer(seeded.LONG_TEXT * 8)["input_ids"]) > 512
+    assert len(tokenizer(LONG_TEXT * 8)["input_ids"]) > 512

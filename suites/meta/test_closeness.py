@@ -9,8 +9,17 @@ from scipy.stats import kendalltau
 from sklearn.metrics import ndcg_score
 from sklearn.neighbors import NearestNeighbors
 
-from fixtures import closeness
-from fixtures.closeness import Layout
+from fixtures.scoring import closeness
+from fixtures.scoring.closeness import (
+    LONGEST_SPAN,
+    NDCG_AT,
+    Layout,
+    best_span,
+    broken,
+    kendall_tau,
+    ndcg,
+    question_answering,
+)
 
 RANDOM = np.random.default_rng(4)
 FINITE = st.floats(-100, 100, width=32)
@@ -34,14 +43,14 @@ def unit(rows, size=8):
 @given(arrays(np.float64, 7, elements=st.integers(0, 4)), arrays(np.float64, 7, elements=st.integers(0, 4)))
 def test_kendall_tau_is_scipys(a, b):
     assume(np.ptp(a) and np.ptp(b))  # scipy has no answer where one ranking is all ties
-    assert closeness.kendall_tau(a, b) == pytest.approx(kendalltau(a, b, variant="b").statistic)
+    assert kendall_tau(a, b) == pytest.approx(kendalltau(a, b, variant="b").statistic)
 
 
 @given(arrays(np.int64, 6, elements=st.integers(0, 3)), st.permutations(range(6)))
 def test_ndcg_is_scikit_learns(relevance, scores):
     assume(relevance.any())
-    expected = ndcg_score(relevance[None], np.array(scores, float)[None], k=closeness.NDCG_AT)
-    assert closeness.ndcg(relevance, np.array(scores, float)) == pytest.approx(expected)
+    expected = ndcg_score(relevance[None], np.array(scores, float)[None], k=NDCG_AT)
+    assert ndcg(relevance, np.array(scores, float)) == pytest.approx(expected)
 
 
 def test_equal_sets_are_as_close_as_can_be():
@@ -132,7 +141,7 @@ def test_one_logit_for_everything_is_like_nothing():
     assert found["kendall_tau"] == 0
     assert found["order_flips"] == 1
     assert found["top1_agreement"] == 0
-    assert closeness.kendall_tau(np.ones(3), np.ones(3)) == 1
+    assert kendall_tau(np.ones(3), np.ones(3)) == 1
 
 
 def test_logits_outside_any_query_have_errors_only():
@@ -171,10 +180,10 @@ def test_metrics_of_embeddings_stay_in_their_ranges(a, b):
 
 def test_broken_limits():
     limits = {"max_abs_error": 0.1, "min_cosine": 0.9}
-    assert closeness.broken({"max_abs_error": 0.1, "min_cosine": 0.9}, limits) == []
-    assert closeness.broken({"max_abs_error": 0.11, "min_cosine": 0.95}, limits) == ["max_abs_error"]
-    assert closeness.broken({"max_abs_error": 0.0, "min_cosine": 0.89}, limits) == ["min_cosine"]
-    assert closeness.broken({"max_abs_error": np.nan}, limits) == ["max_abs_error", "min_cosine"]
+    assert broken({"max_abs_error": 0.1, "min_cosine": 0.9}, limits) == []
+    assert broken({"max_abs_error": 0.11, "min_cosine": 0.95}, limits) == ["max_abs_error"]
+    assert broken({"max_abs_error": 0.0, "min_cosine": 0.89}, limits) == ["min_cosine"]
+    assert broken({"max_abs_error": np.nan}, limits) == ["max_abs_error", "min_cosine"]
 
 
 def test_labels_are_compared_row_by_row():
@@ -205,11 +214,11 @@ def test_one_logit_is_a_sigmoid():
 def test_best_span_ends_no_earlier_than_it_starts_and_is_short():
     logits = np.zeros((50, 2))
     logits[10, 0], logits[5, 1], logits[12, 1] = 5, 4, 3
-    assert closeness.best_span(logits) == (10, 12)
-    logits[10 + closeness.LONGEST_SPAN, 1] = 7
-    assert closeness.best_span(logits) == (10, 12)
-    logits[9 + closeness.LONGEST_SPAN, 1] = 8
-    assert closeness.best_span(logits) == (10, 9 + closeness.LONGEST_SPAN)
+    assert best_span(logits) == (10, 12)
+    logits[10 + LONGEST_SPAN, 1] = 7
+    assert best_span(logits) == (10, 12)
+    logits[9 + LONGEST_SPAN, 1] = 8
+    assert best_span(logits) == (10, 9 + LONGEST_SPAN)
 
 
 def test_span_that_moves_is_a_disagreement():
@@ -217,5 +226,5 @@ def test_span_that_moves_is_a_disagreement():
     before[1, 0] = before[2, 1] = before[3, 0] = before[4, 1] = 4
     after = before.copy()
     after[1, 0], after[2, 0] = 0, 4
-    found = closeness.question_answering(before, after, Layout(np.array([3, 2]), [None], [None]))
+    found = question_answering(before, after, Layout(np.array([3, 2]), [None], [None]))
     assert found.metrics == {"max_logit_error": 4, "span_agreement": 0.5}

@@ -3,9 +3,9 @@
 import msgspec
 import pytest
 
-from fixtures import latency
-from fixtures.baselines import Callers, Cell
-from fixtures.report.conclusions import choose, front, recommend
+from fixtures.latency.records import Callers, Cell
+from fixtures.latency.throughput import callers_name, workload_name
+from fixtures.report.recommendation import choose, front, recommend
 from fixtures.report.results import ModelResult, VariantResult
 
 GOALS = ["lowest p50 at batch 1", "highest throughput", "smallest file", "smallest error"]
@@ -110,9 +110,9 @@ def test_what_may_do_as_well_in_another_way_is_named():
     assert (found.variant, found.alike) == ("O2-quantized", ["O3-quantized"])
     many.callers = []
     assert chosen(PLAIN, single, many)["highest throughput"].alike == [], "beside each other, they are told apart"
-    many.undecided = {latency.callers_name(2, 1): "noisy"}
+    many.undecided = {callers_name(2, 1): "noisy"}
     assert chosen(PLAIN, single, many)["highest throughput"].alike == ["O2-quantized"]
-    many.undecided = {"8x16": "noisy", latency.workload_name(8, True): "noisy"}
+    many.undecided = {"8x16": "noisy", workload_name(8, True): "noisy"}
     assert chosen(PLAIN, single, many)["highest throughput"].alike == [], "another length, or several"
 
 

@@ -14,7 +14,17 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from fixtures import baselines, export, gate, hardware, runtimes, store, trials
+from fixtures.baselines.files import PinsFile
+from fixtures.build import manifest
+from fixtures.build.step import Step, step_function
+from fixtures.build.workers import build_all
+from fixtures.export import onnx_export
+from fixtures.export.onnx_export import OPSET, export_onnx
+from fixtures.export.quantize import quantize_fused
+from fixtures.gate.session import Case, Gate
+from fixtures.runtimes.hardware import Machine
+from fixtures.runtimes.optimum_runtime import OptimumRuntime
+from fixtures.scoring import trials
 from suites.conformance import (
     test_batches,
     test_contract,
@@ -48,11 +58,11 @@ def session(tmp_path_factory):
         (folder / "baselines" / name / "model.toml").write_text(text)
     options = {"baselines": str(folder / "baselines"), "store": str(folder / "store"), "report": str(folder / "report"),
                "approve": False, "require_all": False, "grid": "quick"}  # fmt: skip
-    found = gate.Gate(SimpleNamespace(getoption=options.get))
+    found = Gate(SimpleNamespace(getoption=options.get))
     wanted = [found.case(subject, name) for subject in found.subjects for name in ("plain", "O1", "O2", "quantized")]
     steps = [step for case in wanted for step in (case.scores_step, case.subject.answers_step)]
     steps += [case.optimum_step for case in wanted[:1]]
-    assert store.build_all(found.store, steps, found.machine.threads, print) == {}
+    assert build_all(found.store, steps, found.machine.threads, print) == {}
     return found
 
 
@@ -62,7 +72,7 @@ def cases(session):
 
     def fresh(model="embedder", variant="plain"):
         subject = next(one for one in session.subjects if one.name == model)
-        return gate.Case(subject, session.case(subject, variant).variant)
+        return Case(subject, session.case(subject, variant).variant)
 
     return fresh
 
@@ -269,8 +279,8 @@ def test_reranker_without_its_head_is_caught_and_an_embedder_is_accepted(cases, 
     for model in ("reranker", "embedder"):
         case = cases(model)
         folder = tmp_path / model
-        parameters = {"task": task, "opset": export.OPSET}
-        export.export_onnx([session.artifact(case.subject.root).folder], folder, parameters)
+        parameters = {"task": task, "opset": OPSET}
+        export_onnx([session.artifact(case.subject.root).folder], folder, parameters)
         case.__dict__["artifact"] = dataclasses.replace(case.artifact, folder=folder)
         if model == "embedder":
             test_contract.test_outputs_are_those_of_the_task(case)
@@ -302,7 +312,7 @@ def test_optimum_that_sees_another_file_is_seen(cases, faulty):
     case = cases()
     test_loading.test_raw_onnxruntime_and_optimum_agree(case, case.optimum_scores)
     changed = faulty(change_a_weight)
-    runtime = runtimes.OptimumRuntime(changed.file, case.subject.task.ort_class, "CPUExecutionProvider")
+    runtime = OptimumRuntime(changed.file, case.subject.task.ort_class, "CPUExecutionProvider")
     feeds = case.subject.encoded.feeds(trials.some(case.subject.encoded))
     with pytest.raises(AssertionError, match="raw ONNX Runtime and Optimum differ by"):
         test_loading.test_raw_onnxruntime_and_optimum_agree(
@@ -392,7 +402,7 @@ def pinned(case, operators=None, tokenizer=None, tokens=None):
     """Give a case's model an approved conformance.json."""
     subject = case.subject
     encoded = subject.encoded
-    file = baselines.PinsFile(
+    file = PinsFile(
         probes=subject.probes_digest, arrays="", provenance=subject.provenance(),
         tokenizer=tokenizer or encoded.extra["tokenizer"], operators={case.variant.name: operators or case.operators},
     )  # fmt: skip
@@ -544,7 +554,7 @@ def recast(variant="quantized", **int8):
         plain = folder.parent / "plain"
         plain.mkdir()
         (folder / "model.onnx").rename(plain / "model.onnx")
-        export.quantize_fused([plain], folder, parameters | int8)
+        quantize_fused([plain], folder, parameters | int8)
 
     return requantize
 
@@ -558,7 +568,7 @@ def recast(variant="quantized", **int8):
     ],
 )
 def test_quantization_of_another_recipe_is_seen(cases, session, faulty, finding, monkeypatch, int8, message):
-    avx2 = hardware.Machine("x86_64", "avx2", "avx2", "", 1, 1, 0, ("CPUExecutionProvider",))
+    avx2 = Machine("x86_64", "avx2", "avx2", "", 1, 1, 0, ("CPUExecutionProvider",))
     monkeypatch.setattr(session, "machine", avx2)
     check = test_quantization.test_quantization_is_that_of_the_recipe
     case = faulty(recast(**int8), of_folder=True)
@@ -584,7 +594,7 @@ def test_signed_weights_where_they_saturate_are_a_finding(cases, session, faulty
     case = faulty(recast(weights_dtype="QInt8"), of_folder=True)
     case.variant = cases("embedder", "quantized").variant
     for tier in ("avx512", "avx512_vnni"):
-        monkeypatch.setattr(session, "machine", hardware.Machine("x86_64", tier, tier, "", 1, 1, 0, ()))
+        monkeypatch.setattr(session, "machine", Machine("x86_64", tier, tier, "", 1, 1, 0, ()))
         test_quantization.test_quantization_is_that_of_the_recipe(
             case, session, lambda text, tier=tier: found.update({tier: text})
         )
@@ -612,13 +622,14 @@ def test_optimizer_that_deletes_external_data_is_recorded(session, cases, tmp_pa
     onnx.save_model(
         onnx.load(source / "model.onnx"), source / "model.onnx", save_as_external_data=True, location="model.onnx_data"
     )
-    made = export.Step("suites.meta.test_conformance:copy", "external", (), {"from": str(source)})
-    optimized = export.Step("fixtures.export:optimize", "tiny: O2", (made,), {"level": "O2", "raw_mask": False})
+    made = Step(copy, "external", (), {"from": str(source)})
+    optimized = Step(onnx_export.optimize, "tiny: O2", (made,), {"level": "O2", "raw_mask": False})
     artifact = session.store.run(optimized)
     assert artifact.touched == ("input0/model.onnx_data is deleted by tiny: O2",)
-    assert store.verify(artifact.key, artifact.folder).touched == artifact.touched
+    assert manifest.verify(artifact.key, artifact.folder).touched == artifact.touched
 
 
+@step_function("test_conformance:copy")
 def copy(inputs, output, parameters):
     """Step function: a folder of this machine."""
     shutil.copytree(parameters["from"], output, dirs_exist_ok=True)

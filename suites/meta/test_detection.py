@@ -8,7 +8,7 @@ import dataclasses
 
 import pytest
 
-from fixtures.faults import FAULT, FAULTS
+from fixtures.faults.table import FAULT, FAULTS
 from suites.meta import detection
 
 

@@ -9,10 +9,26 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from fixtures import diagnosis, export, faults, hardware, probes, store, tasks, variants
-from fixtures.models import Checkpoint, Model, Settings
-from fixtures.runtimes import OnnxRuntime
-from fixtures.tasks import SCORING_BATCH, SCORING_SPREAD, Encoded, Scoring
+from fixtures.build.store import Store
+from fixtures.diagnosis import alternatives, locate, symptoms
+from fixtures.diagnosis.evidence import Evidence
+from fixtures.diagnosis.locate import a_few
+from fixtures.diagnosis.symptoms import SYMPTOMS
+from fixtures.diagnosis.tap import deviation
+from fixtures.export import recipes
+from fixtures.export.variants import VARIANT
+from fixtures.faults.fault import build
+from fixtures.faults.table import FAULT
+from fixtures.models.checkpoints import Checkpoint
+from fixtures.models.settings import Model, Settings
+from fixtures.runtimes import hardware
+from fixtures.runtimes.onnx_runtime import OnnxRuntime
+from fixtures.runtimes.session import MODEL_FILE
+from fixtures.scoring import scores as scoring_scores
+from fixtures.scoring.encoded import TOKENS_FILE, Encoded
+from fixtures.scoring.scores import SCORING_BATCH, SCORING_SPREAD
+from fixtures.scoring.tasks import TASKS, Scoring
+from fixtures.scoring.tokens import plan_tokens
 
 MACHINE = hardware.detect()
 FORMS = ("plain", "O2", "quantized", "O2-quantized")
@@ -53,18 +69,14 @@ EXPECTED = {
 def evidence(task, scores, **others):
     scoring = Scoring("mean", task == "embedding")
     expected = others.pop("reference", EXPECTED[task])
-    return diagnosis.Evidence(task, expected, scores, TOKENS, others.pop("scoring", scoring), 1e-4, **others)
+    return Evidence(task, expected, scores, TOKENS, others.pop("scoring", scoring), 1e-4, **others)
 
 
 def told(lines):
     """Return the names of the rows that the lines are of."""
     names = []
     for line in lines:
-        found = [
-            row.name
-            for row in diagnosis.SYMPTOMS
-            if re.fullmatch(re.escape(row.says).replace(re.escape("{}"), ".*"), line)
-        ]
+        found = [row.name for row in SYMPTOMS if re.fullmatch(re.escape(row.says).replace(re.escape("{}"), ".*"), line)]
         assert len(found) == 1, line
         names += found
     return names
@@ -149,18 +161,18 @@ ROWS = [(name, n) for name, cases in CASES.items() for n in range(len(cases))]
 @pytest.mark.parametrize(("name", "number"), ROWS, ids=[f"{name}-{number}" for name, number in ROWS])
 def test_symptom_is_told_of_what_was_planted_and_no_other(name, number):
     task, scores, others = CASES[name][number]
-    assert told(diagnosis.symptoms(evidence(task, scores, **others))) == [name]
+    assert told(symptoms.symptoms(evidence(task, scores, **others))) == [name]
 
 
 def test_every_symptom_has_a_case():
-    assert list(CASES) == [row.name for row in diagnosis.SYMPTOMS]
+    assert list(CASES) == [row.name for row in SYMPTOMS]
 
 
 @pytest.mark.parametrize("task", EXPECTED)
 @pytest.mark.parametrize("by", [0, 1e-7])
 def test_equal_scores_have_no_symptom(task, by):
     noise = by * RANDOM.normal(size=EXPECTED[task].shape)
-    assert diagnosis.symptoms(evidence(task, EXPECTED[task] + noise)) == []
+    assert symptoms.symptoms(evidence(task, EXPECTED[task] + noise)) == []
 
 
 @pytest.mark.parametrize("task", EXPECTED)
@@ -169,31 +181,31 @@ def test_other_scores_have_no_symptom(task, seed):
     """Scores that have nothing to do with those expected are no case of any row."""
     random = np.random.default_rng(seed)
     other = random.normal(size=EXPECTED[task].shape) * 2
-    assert diagnosis.symptoms(evidence(task, unit(other) if task == "embedding" else other)) == []
+    assert symptoms.symptoms(evidence(task, unit(other) if task == "embedding" else other)) == []
 
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("count", [4, 15, 40])
 def test_probes_that_move_at_random_share_nothing(seed, count):
     rows = np.random.default_rng(seed).permutation(PROBES)[:count]
-    names = told(diagnosis.symptoms(evidence("rerank", moved(rows, 1, "rerank"))))
+    names = told(symptoms.symptoms(evidence("rerank", moved(rows, 1, "rerank"))))
     assert not {"padding", "long", "token types", "token"} & set(names)
 
 
 def test_messages_have_the_numbers():
-    (line,) = diagnosis.symptoms(evidence("embedding", moved(THOSE), token={RARE: "##foo"}.get))
+    (line,) = symptoms.symptoms(evidence("embedding", moved(THOSE), token={RARE: "##foo"}.get))
     assert "999 ('##foo'), in 3 of 60 probes" in line
-    (line,) = diagnosis.symptoms(evidence("rerank", moved(TOKENS.lengths > 40, 1, "rerank")))
+    (line,) = symptoms.symptoms(evidence("rerank", moved(TOKENS.lengths > 40, 1, "rerank")))
     below, above = TOKENS.lengths[TOKENS.lengths <= 40].max(), TOKENS.lengths[TOKENS.lengths > 40].min()
     assert f"of {below} tokens do not move, of {above} and more do" in line
-    (line,) = diagnosis.symptoms(evidence("rerank", np.ones(PROBES)))
+    (line,) = symptoms.symptoms(evidence("rerank", np.ones(PROBES)))
     assert "1, as the softmax of one logit is" in line
-    (line,) = diagnosis.symptoms(evidence("rerank", LOGITS / 1.02))
+    (line,) = symptoms.symptoms(evidence("rerank", LOGITS / 1.02))
     assert "multiplied by 0.9804" in line
 
 
 def test_token_of_probes_that_are_not_finite_is_told():
-    lines = diagnosis.symptoms(evidence("rerank", with_hole(THOSE)))
+    lines = symptoms.symptoms(evidence("rerank", with_hole(THOSE)))
     assert told(lines) == ["not finite", "token"]
 
 
@@ -202,7 +214,7 @@ def test_token_is_not_told_of_two_candidates():
     ids[TOKENS.offsets[[5, 17, 40]] + 2] = RARE - 1
     both = dataclasses.replace(TOKENS, fields={**TOKENS.fields, "input_ids": ids})
     assert "token" not in told(
-        diagnosis.symptoms(dataclasses.replace(evidence("embedding", moved(THOSE)), encoded=both))
+        symptoms.symptoms(dataclasses.replace(evidence("embedding", moved(THOSE)), encoded=both))
     )
 
 
@@ -210,27 +222,27 @@ def test_token_is_not_told_where_its_probes_do_not_stand_out():
     """They move twice as far as the others, and others move half as far as these."""
     signs = np.random.default_rng(3).choice([-1, 1], PROBES)
     scores = LOGITS + signs * np.where(THOSE, 0.2, np.linspace(0.05, 0.1, PROBES))
-    assert "token" not in told(diagnosis.symptoms(evidence("rerank", scores)))
+    assert "token" not in told(symptoms.symptoms(evidence("rerank", scores)))
 
 
 def test_precision_is_not_told_where_some_probes_move_far_more():
     signs = np.random.default_rng(3).choice([-1, 1], PROBES)
     scores = LOGITS + signs * np.where(np.arange(PROBES) < 4, 0.1, 0.002)
-    assert "precision" not in told(diagnosis.symptoms(evidence("rerank", scores)))
+    assert "precision" not in told(symptoms.symptoms(evidence("rerank", scores)))
 
 
 def test_what_moved_is_told_by_the_approved_scores():
     """Errors of int8 against the reference hide three probes; against the approved scores they stand out."""
     scores = unit(INT8 + 0.1 * (moved(THOSE) - UNIT))
-    assert told(diagnosis.symptoms(evidence("embedding", scores, approved=INT8))) == ["token"]
-    assert "token" not in told(diagnosis.symptoms(evidence("embedding", scores)))
+    assert told(symptoms.symptoms(evidence("embedding", scores, approved=INT8))) == ["token"]
+    assert "token" not in told(symptoms.symptoms(evidence("embedding", scores)))
 
 
 def test_alternatives_are_computed_only_where_scores_moved():
     def fails():
         raise AssertionError
 
-    assert diagnosis.symptoms(evidence("embedding", UNIT, alternatives=fails)) == []
+    assert symptoms.symptoms(evidence("embedding", UNIT, alternatives=fails)) == []
 
 
 # --------------------------------------------------------------------- sound graphs, and faulty ones
@@ -245,40 +257,39 @@ class Sound:
     encoded: Encoded
 
     def score(self, folder):
-        return tasks.score(OnnxRuntime(folder / export.MODEL_FILE, 1), self.encoded, self.settings)
+        return scoring_scores.score(OnnxRuntime(folder / MODEL_FILE, 1), self.encoded, self.settings)
 
     def few(self, errors=None):
         middle = (
             np.arange(len(self.encoded.lengths)) == np.argsort(self.encoded.lengths)[-len(self.encoded.lengths) // 3]
         )
-        return diagnosis.a_few(self.encoded, middle.astype(float) if errors is None else errors)
+        return a_few(self.encoded, middle.astype(float) if errors is None else errors)
 
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
-    built = store.Store(tmp_path_factory.mktemp("store"))
+    built = Store(tmp_path_factory.mktemp("store"))
     found = {}
     for name, settings in MODELS.items():
-        task = tasks.TASKS[settings.task]
+        task = TASKS[settings.task]
         checkpoint = Checkpoint(None, None, "sha256:" + "0" * 64)
-        root = export.prepare(name, checkpoint, settings.source, task.auto_class, settings.labels)
-        tokens = built.run(probes.plan_tokens(Model(name, built.run(root).folder, settings), root)).folder
+        root = recipes.prepare(name, checkpoint, settings.source, task.auto_class, settings.labels)
+        tokens = built.run(plan_tokens(Model(name, built.run(root).folder, settings), root)).folder
         folders = {
-            form: built.run(export.plan(name, variants.VARIANT[form], root, task.export_task, MACHINE)).folder
-            for form in FORMS
+            form: built.run(recipes.plan(name, VARIANT[form], root, task.export_task, MACHINE)).folder for form in FORMS
         }
-        found[name] = Sound(settings, folders, Encoded.load(tokens / tasks.TOKENS_FILE))
+        found[name] = Sound(settings, folders, Encoded.load(tokens / TOKENS_FILE))
     return found
 
 
 def planted(fault, model, form, where):
     """Return the folder of an artifact with a fault of the table."""
     where.mkdir()
-    return faults.build(faults.FAULT[fault], form, model.folders, model.settings, MACHINE, where)
+    return build(FAULT[fault], form, model.folders, model.settings, MACHINE, where)
 
 
 def located(model, form, folder, errors=None):
-    return diagnosis.locate(model.folders[form] / export.MODEL_FILE, folder / export.MODEL_FILE, model.few(errors))
+    return locate.locate(model.folders[form] / MODEL_FILE, folder / MODEL_FILE, model.few(errors))
 
 
 WHERE = {
@@ -362,7 +373,7 @@ def test_fault_of_a_head_is_located(sound, fault, said, tmp_path):
 def test_embedding_row_is_found_with_the_probe_that_has_it_and_told_without(sound, tmp_path):
     model = sound["embedder"]
     shutil.copytree(model.folders["plain"], tmp_path / "faulty")
-    file = tmp_path / "faulty" / export.MODEL_FILE
+    file = tmp_path / "faulty" / MODEL_FILE
     graph = onnx.load(str(file))
     ids, lengths = model.encoded.fields["input_ids"], model.encoded.lengths
     each = np.repeat(np.arange(len(lengths)), lengths)
@@ -389,21 +400,21 @@ def change(graph, name, edit):
 
 
 def test_graph_with_other_names_is_not_located(sound, tmp_path):
-    graph = onnx.load(str(sound["embedder"].folders["plain"] / export.MODEL_FILE))
+    graph = onnx.load(str(sound["embedder"].folders["plain"] / MODEL_FILE))
     outputs = [name for node in graph.graph.node for name in node.output if name != "last_hidden_state"]
     names = {name: f"t{number}" for number, name in enumerate(outputs)}
     for node in graph.graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
     del graph.graph.value_info[:]
-    onnx.save(graph, str(tmp_path / export.MODEL_FILE))
+    onnx.save(graph, str(tmp_path / MODEL_FILE))
     assert located(sound["embedder"], "plain", tmp_path) is None
 
 
 @pytest.mark.parametrize("prefix", ["/0/auto_model", "/bert"])
 def test_part_of_a_larger_model_is_located(sound, prefix, tmp_path):
     """Names that have more in front, and inputs that are called otherwise, are taken for what they are."""
-    graph = onnx.load(str(sound["embedder"].folders["plain"] / export.MODEL_FILE))
+    graph = onnx.load(str(sound["embedder"].folders["plain"] / MODEL_FILE))
     for node in graph.graph.node:
         for names in (node.input, node.output):
             names[:] = [
@@ -413,18 +424,18 @@ def test_part_of_a_larger_model_is_located(sound, prefix, tmp_path):
             node.attribute[0].CopyFrom(helper.make_attribute("axis", 2))
     graph.graph.input[0].name = "tokens"
     del graph.graph.value_info[:]
-    onnx.save(graph, str(tmp_path / export.MODEL_FILE))
+    onnx.save(graph, str(tmp_path / MODEL_FILE))
     model = sound["embedder"]
-    anchor = model.folders["plain"] / export.MODEL_FILE
-    found = diagnosis.locate(anchor, tmp_path / export.MODEL_FILE, model.few(), {"tokens": "input_ids"})
+    anchor = model.folders["plain"] / MODEL_FILE
+    found = locate.locate(anchor, tmp_path / MODEL_FILE, model.few(), {"tokens": "input_ids"})
     assert found.scope == "encoder.layer.1.attention.self"
     assert "axis -1 -> 2" in str(found)
 
 
 def test_external_data_is_read(sound, tmp_path):
-    file = tmp_path / "faulty" / export.MODEL_FILE
+    file = tmp_path / "faulty" / MODEL_FILE
     file.parent.mkdir()
-    graph = onnx.load(str(sound["embedder"].folders["plain"] / export.MODEL_FILE))
+    graph = onnx.load(str(sound["embedder"].folders["plain"] / MODEL_FILE))
     onnx.save_model(
         graph, str(file), save_as_external_data=True, location="model.onnx_data", size_threshold=0,
         convert_attribute=False,
@@ -437,12 +448,12 @@ def test_external_data_is_read(sound, tmp_path):
 
 def test_deviation_is_relative():
     left = np.array([1.0, -1.0, 1.0, -1.0])
-    assert diagnosis.deviation(left, left * 1.01) == pytest.approx(0.01)
-    assert diagnosis.deviation(np.array([np.inf, np.nan]), np.array([np.inf, np.nan])) == 0
-    assert diagnosis.deviation(left, np.array([1.0, -1.0, 1.0, np.nan])) == np.inf
-    assert diagnosis.deviation(left, left[:2]) == np.inf
+    assert deviation(left, left * 1.01) == pytest.approx(0.01)
+    assert deviation(np.array([np.inf, np.nan]), np.array([np.inf, np.nan])) == 0
+    assert deviation(left, np.array([1.0, -1.0, 1.0, np.nan])) == np.inf
+    assert deviation(left, left[:2]) == np.inf
     masked = np.append(left, -3.4e38)
-    assert diagnosis.deviation(masked, masked * [1.01, 1, 1, 1, 1]) == pytest.approx(0.01 / np.sqrt(5))
+    assert deviation(masked, masked * [1.01, 1, 1, 1, 1]) == pytest.approx(0.01 / np.sqrt(5))
 
 
 @pytest.mark.parametrize("rank", [0, 30, -1])
@@ -452,7 +463,7 @@ def test_few_probes_are_padded_and_have_the_worst(sound, rank):
     row = np.argsort(encoded.lengths, kind="stable")[rank]
     errors = np.zeros(len(encoded.lengths))
     errors[row] = np.nan
-    (feeds,) = diagnosis.a_few(encoded, errors)
+    (feeds,) = a_few(encoded, errors)
     own = encoded.fields["input_ids"][encoded.offsets[row] : encoded.offsets[row + 1]]
     assert (feeds["input_ids"][0][: len(own)] == own).all()
     assert 2 <= len(feeds["input_ids"]) <= 4
@@ -481,11 +492,11 @@ def test_scores_of_faulty_graphs_have_their_symptom(sound, form, model, fault, s
     own = model.folders[form]
     reference, approved = model.score(model.folders["plain"]), model.score(own)
     scores = model.score(planted(fault, model, form, tmp_path / "faulty"))
-    runtime = OnnxRuntime(own / export.MODEL_FILE, 1)
-    lines = diagnosis.symptoms(
-        diagnosis.Evidence(
+    runtime = OnnxRuntime(own / MODEL_FILE, 1)
+    lines = symptoms.symptoms(
+        Evidence(
             model.settings.task, reference, scores, model.encoded, how, 1e-5, approved,
-            lambda: diagnosis.alternatives(runtime, model.settings.task, model.encoded, how),
+            lambda: alternatives.alternatives(runtime, model.settings.task, model.encoded, how),
         )
     )  # fmt: skip
     assert all(any(words in line for line in lines) for words in said), lines
@@ -496,5 +507,5 @@ def test_sound_graphs_have_no_symptom(sound, form):
     for model in sound.values():
         scores = model.score(model.folders[form])
         how = Scoring.of(model.settings, model.encoded)
-        one = diagnosis.Evidence(model.settings.task, scores, scores, model.encoded, how, 1e-5, scores)
-        assert diagnosis.symptoms(one) == []
+        one = Evidence(model.settings.task, scores, scores, model.encoded, how, 1e-5, scores)
+        assert symptoms.symptoms(one) == []

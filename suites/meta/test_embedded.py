@@ -6,9 +6,24 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from fixtures import export, hardware, models, probes, store, tasks, variants
-from fixtures.gate import read_model
-from fixtures.runtimes import OnnxRuntime
+from fixtures.build.manifest import key_of
+from fixtures.build.store import Store
+from fixtures.build.workers import build_all
+from fixtures.export import recipes
+from fixtures.export.variants import VARIANT
+from fixtures.gate.session import read_model
+from fixtures.models.checkpoints import find_checkpoint
+from fixtures.models.settings import Model, ModelError, Settings
+from fixtures.runtimes import hardware
+from fixtures.runtimes.onnx_runtime import OnnxRuntime
+from fixtures.runtimes.session import MODEL_FILE
+from fixtures.scoring import probes
+from fixtures.scoring import scores as scoring_scores
+from fixtures.scoring.encoded import TOKENS_FILE, Encoded
+from fixtures.scoring.probes import PAIRS, TEXTS
+from fixtures.scoring.scores import SCORES_FILE, plan_reference
+from fixtures.scoring.tasks import TASKS, Scoring
+from fixtures.scoring.tokens import LONG_FILE, plan_tokens
 
 BASELINES = Path(__file__).resolve().parents[2] / "baselines"
 SENTENCES = ["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."]
@@ -19,19 +34,19 @@ class Built:
 
     def __init__(self, name, folder):
         self.model = read_model(BASELINES / name)
-        self.checkpoint = models.find_checkpoint(self.model)
-        root = export.prepare(name, self.checkpoint, self.model.settings.source)
-        tokens = probes.plan_tokens(self.model, root)
-        task = tasks.TASKS[self.model.settings.task].export_task
-        plain = export.plan(name, variants.VARIANT["plain"], root, task, hardware.detect())
-        steps = [tokens, tasks.plan_reference(self.model, root, tokens), plain]
-        built = store.Store(folder)
-        assert store.build_all(built, steps, 2, print) == {}
-        found = [built.find(store.key_of(step.document)).folder for step in steps]
-        self.encoded = tasks.Encoded.load(found[0] / tasks.TOKENS_FILE)
-        self.long = tasks.Encoded.load(found[0] / probes.LONG_FILE)
-        self.reference = load_file(found[1] / tasks.SCORES_FILE)["scores"]
-        self.runtime = OnnxRuntime(found[2] / export.MODEL_FILE, 2)
+        self.checkpoint = find_checkpoint(self.model)
+        root = recipes.prepare(name, self.checkpoint, self.model.settings.source)
+        tokens = plan_tokens(self.model, root)
+        task = TASKS[self.model.settings.task].export_task
+        plain = recipes.plan(name, VARIANT["plain"], root, task, hardware.detect())
+        steps = [tokens, plan_reference(self.model, root, tokens), plain]
+        built = Store(folder)
+        assert build_all(built, steps, 2, print) == {}
+        found = [built.find(key_of(step.document)).folder for step in steps]
+        self.encoded = Encoded.load(found[0] / TOKENS_FILE)
+        self.long = Encoded.load(found[0] / LONG_FILE)
+        self.reference = load_file(found[1] / SCORES_FILE)["scores"]
+        self.runtime = OnnxRuntime(found[2] / MODEL_FILE, 2)
         self.plain = found[2]
 
 
@@ -51,12 +66,12 @@ def test_embedder_equals_sentence_transformers(embedder):
 
     texts = []
     theirs = SentenceTransformer(str(embedder.checkpoint.folder), device="cpu")
-    for probe in probes.TEXTS:
+    for probe in TEXTS:
         count = lambda text, pair: len(theirs.tokenizer(text, pair)["input_ids"])  # noqa: E731
         texts.append(probes.fill(probe, count, embedder.model.settings.max_length).text)
     expected = theirs.encode(texts, normalize_embeddings=True)
     np.testing.assert_allclose(embedder.reference, expected, atol=1e-5)
-    scores = tasks.score(embedder.runtime, embedder.encoded, embedder.model.settings)
+    scores = scoring_scores.score(embedder.runtime, embedder.encoded, embedder.model.settings)
     np.testing.assert_allclose(scores, expected, atol=1e-5)
 
 
@@ -73,22 +88,22 @@ def test_embedder_has_the_published_similarities(embedder):
         "token_type_ids": np.array([row.type_ids for row in rows]),
     }
     settings = embedder.model.settings
-    vectors = tasks.TASKS["embedding"].scores(embedder.runtime, feeds, tasks.Scoring.of(settings, embedder.encoded))
+    vectors = TASKS["embedding"].scores(embedder.runtime, feeds, Scoring.of(settings, embedder.encoded))
     similarity = (vectors @ vectors.T)[np.triu_indices(3, 1)]
     np.testing.assert_allclose(similarity, [0.6660, 0.1046, 0.1411], atol=1e-4)
 
 
 def test_length_probes_have_their_exact_lengths(embedder, reranker):
     """Exactly at the limit, and cut back to it from one over and from far over."""
-    for built, rows in ((embedder, probes.TEXTS), (reranker, probes.PAIRS)):
+    for built, rows in ((embedder, TEXTS), (reranker, PAIRS)):
         lengths = {row.id: n for row, n in zip(rows, built.encoded.lengths, strict=True) if row.length}
         assert set(lengths.values()) == {built.model.settings.max_length}
 
 
 def test_reranker_puts_graded_passages_in_order(reranker):
     """At least 90 % of the pairs with different grades, at every query of the probes."""
-    grades = np.array([np.nan if one.grade is None else one.grade for one in probes.PAIRS])
-    queries = np.array([one.query or "" for one in probes.PAIRS])
+    grades = np.array([np.nan if one.grade is None else one.grade for one in PAIRS])
+    queries = np.array([one.query or "" for one in PAIRS])
     above = (grades[:, None] > grades) & (queries[:, None] == queries)
     right = (reranker.reference[:, None] > reranker.reference)[above].mean()
     assert right >= 0.9, f"only {right:.1%} of {above.sum()} pairs are in order"
@@ -101,15 +116,15 @@ def test_reranker_logits_spread_over_several_units(reranker):
 
 def test_wrong_weights_are_refused(embedder, tmp_path):
     """A package with other weights under the same name is not all-MiniLM-L6-v2."""
-    settings = tasks.Settings(
+    settings = Settings(
         task="embedding", source=f"path:{embedder.checkpoint.folder}", max_length=256, pooling="mean",
         weights="sha256:" + "0" * 64,
     )  # fmt: skip
     (tmp_path / "model.toml").write_text('weights = "sha256:..."\n')
-    with pytest.raises(models.ModelError, match="not the pinned sha256:0000"):
-        models.find_checkpoint(models.Model("fake", tmp_path, settings))
+    with pytest.raises(ModelError, match="not the pinned sha256:0000"):
+        find_checkpoint(Model("fake", tmp_path, settings))
 
 
 def test_plain_export_of_the_embedder_is_close(embedder):
-    scores = tasks.score(embedder.runtime, embedder.encoded, embedder.model.settings)
+    scores = scoring_scores.score(embedder.runtime, embedder.encoded, embedder.model.settings)
     assert np.abs(embedder.reference - scores).max() < 1e-5

@@ -13,10 +13,11 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from fixtures import emulation, hardware, probes
-from fixtures.emulation import PROCESSORS, Emulated
-from fixtures.hardware import TIER
-from fixtures.runtimes import AS_IT_IS, OnnxRuntime
+from fixtures.runtimes import emulation, hardware
+from fixtures.runtimes.emulation import PROCESSORS, CannotEmulate, Emulated
+from fixtures.runtimes.hardware import TIER
+from fixtures.runtimes.onnx_runtime import AS_IT_IS, OnnxRuntime
+from fixtures.scoring.probes import FEW_QUERIES, PAIRS, PROBES
 from suites.meta.house import EMBEDDER, House
 
 
@@ -79,26 +80,26 @@ def test_every_processor_has_a_tier_and_a_baseline_of_its_own(name):
 
 def test_few_probes_are_of_all_and_short():
     for kind in ("texts", "pairs"):
-        few, every = probes.PROBES[f"few {kind}"], probes.PROBES[kind]
+        few, every = PROBES[f"few {kind}"], PROBES[kind]
         assert set(few) < set(every)
         assert 12 <= len(few) <= 40
         assert all(one.length is None for one in few)
-    queries = {one.query for one in probes.PROBES["few pairs"] if one.query}
-    assert len(queries) == probes.FEW_QUERIES
-    whole = [one for one in probes.PAIRS if one.query in queries]
-    assert set(whole) <= set(probes.PROBES["few pairs"]), "ranks need every passage of a query"
+    queries = {one.query for one in PROBES["few pairs"] if one.query}
+    assert len(queries) == FEW_QUERIES
+    whole = [one for one in PAIRS if one.query in queries]
+    assert set(whole) <= set(PROBES["few pairs"]), "ranks need every passage of a query"
 
 
 @pytest.mark.parametrize("missing", ["apt-get", "dpkg-deb"])
 def test_system_without_apt_says_what_is_missing(tmp_path, monkeypatch, missing):
     monkeypatch.setattr(shutil, "which", lambda name: None if name == missing else f"/usr/bin/{name}")
     step = emulation.plan(PROCESSORS["arm64"], "1.32.0")
-    with pytest.raises(emulation.CannotEmulate, match=f"emulation needs {missing}: use a Debian or Ubuntu system"):
-        step.function()([], tmp_path, step.parameters)
+    with pytest.raises(CannotEmulate, match=f"emulation needs {missing}: use a Debian or Ubuntu system"):
+        step.run([], tmp_path, step.parameters)
 
 
 def test_what_cannot_be_downloaded_is_said_so(tmp_path):
-    with pytest.raises(emulation.CannotEmulate, match=r"No matching distribution found for onnxruntime==0\.0\.1"):
+    with pytest.raises(CannotEmulate, match=r"No matching distribution found for onnxruntime==0\.0\.1"):
         emulation._wheels(tmp_path / "wheels", tmp_path, "aarch64", ("onnxruntime==0.0.1",))
 
 

@@ -8,9 +8,21 @@ import onnx
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from fixtures import export, graphs, hardware, seeded, store, tasks, variants
-from fixtures.models import Checkpoint
-from fixtures.runtimes import OnnxRuntime, TorchRuntime
+from fixtures.build import manifest
+from fixtures.build import step as build_step
+from fixtures.build.manifest import key_of
+from fixtures.build.store import Store
+from fixtures.export import quantize, recipes, seeded
+from fixtures.export.quantize import quantize_fused
+from fixtures.export.variants import VARIANT
+from fixtures.graphs import graph
+from fixtures.models.checkpoints import Checkpoint
+from fixtures.runtimes import hardware
+from fixtures.runtimes.hardware import Machine
+from fixtures.runtimes.onnx_runtime import OnnxRuntime
+from fixtures.runtimes.torch_runtime import TorchRuntime
+from fixtures.scoring.encoded import Encoded
+from fixtures.scoring.tasks import last_token, pool
 
 MACHINE = hardware.detect()
 
@@ -18,11 +30,11 @@ MACHINE = hardware.detect()
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """Return a function: variant name -> folder of the tiny embedder's artifact."""
-    built = store.Store(tmp_path_factory.mktemp("store"))
-    root = export.prepare("tiny", Checkpoint(None, None, "sha256:" + "0" * 64), "seeded:bert@7")
+    built = Store(tmp_path_factory.mktemp("store"))
+    root = recipes.prepare("tiny", Checkpoint(None, None, "sha256:" + "0" * 64), "seeded:bert@7")
 
     def folder(variant):
-        step = export.plan("tiny", variants.VARIANT[variant], root, "feature-extraction", MACHINE)
+        step = recipes.plan("tiny", VARIANT[variant], root, "feature-extraction", MACHINE)
         for one in step.lineage():
             artifact = built.run(one)
         return artifact.folder
@@ -42,7 +54,7 @@ def operators(folder):
 def test_optimum_still_cannot_quantize_a_fused_graph(tiny, tmp_path):
     """The day this fails, `quantize-fused` can go, and all variants are Optimum's again."""
     with pytest.raises(RuntimeError, match="Unable to find data type for weight_name"):
-        export.quantize([tiny("O2")], tmp_path, {**vars(MACHINE.int8)})
+        quantize.quantize([tiny("O2")], tmp_path, {**vars(MACHINE.int8)})
 
 
 @pytest.mark.parametrize("variant", ["O2-quantized", "O3-quantized"])
@@ -54,11 +66,11 @@ def test_fused_graphs_are_quantized(tiny, variant):
 
 def test_both_quantizers_make_the_same_of_an_unfused_graph(tiny, tmp_path):
     """The same weights; Optimum also quantizes the products of two activations, two per layer of attention."""
-    export.quantize_fused([tiny("plain")], tmp_path, {**vars(MACHINE.int8)})
+    quantize_fused([tiny("plain")], tmp_path, {**vars(MACHINE.int8)})
     ours, theirs = initializers(tmp_path), initializers(tiny("quantized"))
     assert ours.keys() == theirs.keys()
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
-    counts = [graphs.operators(onnx.load(folder / "model.onnx")) for folder in (tmp_path, tiny("quantized"))]
+    counts = [graph.operators(onnx.load(folder / "model.onnx")) for folder in (tmp_path, tiny("quantized"))]
     assert [one["MatMulInteger"] for one in counts] == [12, 16]
 
 
@@ -66,7 +78,7 @@ def test_optimizing_deletes_only_the_private_copy(tiny):
     """The optimizer removes external data of the file that it read; the stored export stays whole."""
     plain = tiny("plain")
     tiny("O2")
-    store.verify(plain.name, plain)
+    manifest.verify(plain.name, plain)
 
 
 def test_identical_recipes_share_an_artifact():
@@ -74,9 +86,9 @@ def test_identical_recipes_share_an_artifact():
     root = Checkpoint(Path(), None, "sha256:" + "1" * 64)
 
     def key(tier):
-        machine = hardware.Machine("x86_64", tier, tier, "", 1, 1, 0, ())
-        step = export.plan("any", variants.VARIANT["quantized"], root, "feature-extraction", machine)
-        return store.key_of(step.document)
+        machine = Machine("x86_64", tier, tier, "", 1, 1, 0, ())
+        step = recipes.plan("any", VARIANT["quantized"], root, "feature-extraction", machine)
+        return key_of(step.document)
 
     assert key("avx512") == key("avx512_vnni") == key("arm64")
     assert key("avx2") != key("avx512")
@@ -85,18 +97,16 @@ def test_identical_recipes_share_an_artifact():
 def test_key_changes_with_checkpoint_parameters_and_versions(monkeypatch):
     def key(digest="1", task="feature-extraction"):
         root = Checkpoint(Path(), None, "sha256:" + digest * 64)
-        return store.key_of(export.plan("any", variants.VARIANT["O2"], root, task, MACHINE).document)
+        return key_of(recipes.plan("any", VARIANT["O2"], root, task, MACHINE).document)
 
     before = key()
     assert len({before, key(digest="2"), key(task="text-classification")}) == 3
-    monkeypatch.setattr(export, "version_of", lambda name: "99")
+    monkeypatch.setattr(build_step, "version_of", lambda name: "99")
     assert key() != before
 
 
 def test_O4_is_unsupported_without_cuda():
-    reason = variants.VARIANT["O4"].unsupported(
-        hardware.Machine("x86_64", "avx2", "avx2", "", 1, 1, 0, ("CPUExecutionProvider",))
-    )
+    reason = VARIANT["O4"].unsupported(Machine("x86_64", "avx2", "avx2", "", 1, 1, 0, ("CPUExecutionProvider",)))
     assert "CUDAExecutionProvider" in reason
     assert "only casts to fp16" in reason
 
@@ -129,7 +139,7 @@ def test_weights_that_transformers_would_make_up_are_refused(tmp_path, lost, mes
 
 def test_padding_side_and_pooling():
     """Left padding puts tokens at the end; mean pooling counts only them, CLS and last take their ends."""
-    encoded = tasks.Encoded(
+    encoded = Encoded(
         {"input_ids": np.arange(1, 6), "attention_mask": np.ones(5, np.int64)},
         np.array([0, 2, 5]), {"input_ids": 0, "attention_mask": 0}, "left", {},
     )  # fmt: skip
@@ -137,5 +147,5 @@ def test_padding_side_and_pooling():
     assert feeds["input_ids"].tolist() == [[0, 1, 2], [3, 4, 5]]
     hidden = np.float32([[[9], [1], [3]], [[2], [4], [6]]])
     for pooling, expected in (("mean", [[2], [4]]), ("cls", [[1], [2]]), ("last", [[3], [6]])):
-        assert tasks.pool(hidden, feeds["attention_mask"], pooling, normalize=False).tolist() == expected
-    assert tasks.last_token(np.array([[1, 1, 0], [0, 1, 0]])).tolist() == [1, 1]
+        assert pool(hidden, feeds["attention_mask"], pooling, normalize=False).tolist() == expected
+    assert last_token(np.array([[1, 1, 0], [0, 1, 0]])).tolist() == [1, 1]

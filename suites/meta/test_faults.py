@@ -10,11 +10,27 @@ import numpy as np
 import onnx
 import pytest
 
-from fixtures import baselines, export, faults, graphs, hardware, store, variants
-from fixtures.models import Checkpoint, Settings
-from fixtures.probes import PAIRS, TEXTS
-from fixtures.store import _digests
-from fixtures.tasks import TASKS
+from fixtures.baselines.tolerances import TOLERANCES
+from fixtures.build.manifest import digest_files
+from fixtures.build.store import Store
+from fixtures.export import recipes
+from fixtures.export.variants import VARIANT
+from fixtures.faults import effect as faults_effect
+from fixtures.faults import fault as faults_fault
+from fixtures.faults.checks import FAMILIES
+from fixtures.faults.editing import edit_graph
+from fixtures.faults.effect import pool, true_effect
+from fixtures.faults.fault import SEED, Inapplicable, Site, applies, build, changed
+from fixtures.faults.outputs import pooled
+from fixtures.faults.table import FAULT, FAULTS
+from fixtures.faults.text import edit_tokenizer
+from fixtures.graphs import graph as graphs_graph
+from fixtures.graphs.quantization import quantized_weights
+from fixtures.models.checkpoints import Checkpoint
+from fixtures.models.settings import Settings
+from fixtures.runtimes import hardware
+from fixtures.scoring.probes import PAIRS, TEXTS
+from fixtures.scoring.tasks import TASKS
 from suites.meta.house import ROOT
 
 MACHINE = hardware.detect()
@@ -68,7 +84,7 @@ FROM_THE_ISSUE = {
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory):
     """Return a function: model -> variant -> folder of its sound artifact, which nobody may change."""
-    built = store.Store(tmp_path_factory.mktemp("store"))
+    built = Store(tmp_path_factory.mktemp("store"))
     folders = {}
 
     def of(model):
@@ -76,8 +92,8 @@ def clean(tmp_path_factory):
         if model not in folders:
             task = TASKS[settings.task]
             checkpoint = Checkpoint(None, None, "sha256:" + "0" * 64)
-            root = export.prepare(model, checkpoint, settings.source, task.auto_class, settings.labels)
-            steps = [export.plan(model, variants.VARIANT[one], root, task.export_task, MACHINE) for one in FORMS]
+            root = recipes.prepare(model, checkpoint, settings.source, task.auto_class, settings.labels)
+            steps = [recipes.plan(model, VARIANT[one], root, task.export_task, MACHINE) for one in FORMS]
             folders[model] = {one: built.run(step).folder for one, step in zip(FORMS, steps, strict=True)}
         return folders[model]
 
@@ -99,7 +115,7 @@ def claims(fault, clean):
         if model == "answerer" and "question-answering" not in fault.tasks:
             continue
         for variant, folder in clean(model).items():
-            if faults.applies(fault, variant, settings, architecture(folder)):
+            if applies(fault, variant, settings, architecture(folder)):
                 yield model, variant
 
 
@@ -107,35 +123,35 @@ def planted(fault, clean, model, variant, where):
     """Plant a fault in a copy of what its stage is about and return the folder."""
     source = clean(model)["plain" if fault.stage == "export" else variant]
     shutil.copytree(source, where, copy_function=shutil.copyfile)
-    random = np.random.default_rng(faults.SEED)
-    fault.plant(faults.Site(where, clean(model), variant, MODELS[model], random))
+    random = np.random.default_rng(SEED)
+    fault.plant(Site(where, clean(model), variant, MODELS[model], random))
     return where
 
 
 def built(fault, clean, model, variant, where):
     where.mkdir()
-    return faults.build(fault, variant, clean(model), MODELS[model], MACHINE, where)
+    return build(fault, variant, clean(model), MODELS[model], MACHINE, where)
 
 
 def effect(fault, clean, model, variant, folder):
     settings = MODELS[model]
     sound = clean(model)[variant]
-    return faults.true_effect(sound, folder, settings, faults.changed(fault, settings), texts=TEXTS_OF_POOL)
+    return true_effect(sound, folder, settings, changed(fault, settings), texts=TEXTS_OF_POOL)
 
 
 # ----------------------------------------------------------------------------------- the table
 
 
 def test_table_is_complete():
-    assert len(faults.FAULTS) >= 60
-    assert len(faults.FAULT) == len(faults.FAULTS), "two rows have one name"
-    families = [fault.family for fault in faults.FAULTS]
-    assert set(families) == set(faults.FAMILIES)
-    assert all(families.count(family) >= 10 for family in faults.FAMILIES)
-    assert set(FROM_THE_ISSUE.values()) <= faults.FAULT.keys()
+    assert len(FAULTS) >= 60
+    assert len(FAULT) == len(FAULTS), "two rows have one name"
+    families = [fault.family for fault in FAULTS]
+    assert set(families) == set(FAMILIES)
+    assert all(families.count(family) >= 10 for family in FAMILIES)
+    assert set(FROM_THE_ISSUE.values()) <= FAULT.keys()
 
 
-@pytest.mark.parametrize("fault", faults.FAULTS, ids=lambda fault: fault.name)
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_row_is_well_formed(fault):
     assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", fault.name)
     assert fault.how
@@ -144,7 +160,7 @@ def test_row_is_well_formed(fault):
     assert fault.stage in ("export", "last")
     assert not fault.link or re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+/(issues|pull)/\d+", fault.link)
     assert set(fault.tasks) <= TASKS.keys()
-    assert set(fault.variants) <= variants.VARIANT.keys()
+    assert set(fault.variants) <= VARIANT.keys()
     suites = "".join(file.read_text() for file in (ROOT / "suites").glob("[!m]*/test_*.py"))
     assert fault.checks
     assert set(fault.checks) <= set(re.findall(r"^def test_(\w+)", suites, re.MULTILINE))
@@ -153,7 +169,7 @@ def test_row_is_well_formed(fault):
 # ------------------------------------------------------------------------------------ planting
 
 
-@pytest.mark.parametrize("fault", faults.FAULTS, ids=lambda fault: fault.name)
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_row_plants_wherever_it_claims_to(fault, clean, tmp_path):
     """It changes its own copy, the same way every time, and nothing else."""
     places = list(claims(fault, clean))
@@ -162,34 +178,34 @@ def test_row_plants_wherever_it_claims_to(fault, clean, tmp_path):
         places = list({model: (model, variant) for model, variant in places}.values())
     for model, variant in places:
         sound = clean(model)["plain" if fault.stage == "export" else variant]
-        before = _digests([sound])
+        before = digest_files([sound])
         folder = planted(fault, clean, model, variant, tmp_path / f"{model} {variant}")
         again = planted(fault, clean, model, variant, tmp_path / f"{model} {variant} again")
-        assert _digests([sound]) == before
+        assert digest_files([sound]) == before
         files, repeated, own = (
-            {name.partition("/")[2]: digest for name, digest in _digests([one]).items()}
+            {name.partition("/")[2]: digest for name, digest in digest_files([one]).items()}
             for one in (folder, again, sound)
         )
         assert files == repeated
-        elsewhere = faults.changed(fault, MODELS[model]) != MODELS[model] or fault.int8 is not None
+        elsewhere = changed(fault, MODELS[model]) != MODELS[model] or fault.int8 is not None
         assert (files != own) != elsewhere
 
 
-@pytest.mark.parametrize("fault", faults.FAULTS, ids=lambda fault: fault.name)
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_row_says_so_if_it_moves_no_score(fault, clean, tmp_path):
     """Every fault moves a score of some model by more than its tolerance, or its note says why not."""
     moved = []
     for model, variant in claims(fault, clean):
         try:
             folder = built(fault, clean, model, variant, tmp_path / f"{model} {variant}")
-        except faults.Inapplicable:
+        except Inapplicable:
             raise
         except Exception:  # a recipe's steps raise what they like
             moved.append(float("inf"))
         else:
             moved.append(effect(fault, clean, model, variant, folder))
         metric = TASKS[MODELS[model].task].metrics[0]
-        allowed = baselines.TOLERANCES[variants.VARIANT[variant].precision.name, True].limits[metric]
+        allowed = TOLERANCES[VARIANT[variant].precision.name, True].limits[metric]
         if moved[-1] > allowed and not fault.note:
             return
         if moved[-1] <= allowed and fault.note:
@@ -198,16 +214,16 @@ def test_row_says_so_if_it_moves_no_score(fault, clean, tmp_path):
     pytest.fail(f"it moves no score, and has no note: {moved}")
 
 
-@pytest.mark.parametrize("fault", [one for one in faults.FAULTS if one.family == "text"], ids=lambda fault: fault.name)
+@pytest.mark.parametrize("fault", [one for one in FAULTS if one.family == "text"], ids=lambda fault: fault.name)
 def test_transformers_reads_the_faulty_tokenizer_as_the_pool_does(fault, clean, tmp_path):
     """What `true_effect` measures is what the gate sees, which reads tokenizers with Transformers."""
     from transformers import AutoTokenizer
 
     model, variant = next(iter(claims(fault, clean)))
     folder = planted(fault, clean, model, variant, tmp_path / "faulty")
-    settings = faults.changed(fault, MODELS[model])
-    rows = faults.pool(folder, settings, texts=40)
-    found = faults.encode(folder, rows, settings)
+    settings = changed(fault, MODELS[model])
+    rows = pool(folder, settings, texts=40)
+    found = faults_effect.encode(folder, rows, settings)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     limit = min(settings.max_length, tokenizer.model_max_length)
     for (text, pair), start, end in zip(rows, found.offsets[:-1], found.offsets[1:], strict=True):
@@ -221,11 +237,11 @@ def test_transformers_reads_the_faulty_tokenizer_as_the_pool_does(fault, clean, 
 
 
 def test_change_that_changes_nothing_is_inapplicable(clean, tmp_path):
-    same = dataclasses.replace(faults.FAULT["bias-lost"], plant=faults._graph(lambda graph, site: None))
-    with pytest.raises(faults.Inapplicable, match="the same after the change"):
+    same = dataclasses.replace(FAULT["bias-lost"], plant=edit_graph(lambda graph, site: None))
+    with pytest.raises(Inapplicable, match="the same after the change"):
         planted(same, clean, "embedder", "plain", tmp_path / "graph")
-    same = dataclasses.replace(same, plant=faults._tokenizer(lambda tokenizer, config, site: None))
-    with pytest.raises(faults.Inapplicable, match="the same after the change"):
+    same = dataclasses.replace(same, plant=edit_tokenizer(lambda tokenizer, config, site: None))
+    with pytest.raises(Inapplicable, match="the same after the change"):
         planted(same, clean, "embedder", "plain", tmp_path / "text")
 
 
@@ -244,25 +260,27 @@ def test_change_that_changes_nothing_is_inapplicable(clean, tmp_path):
 )
 def test_place_that_lacks_what_a_fault_needs_is_inapplicable(clean, tmp_path, name, model, variant):
     """And the table does not claim it."""
-    fault = faults.FAULT[name]
-    assert not faults.applies(fault, variant, MODELS[model], architecture(clean(model)[variant]))
-    with pytest.raises(faults.Inapplicable):
+    fault = FAULT[name]
+    assert not applies(fault, variant, MODELS[model], architecture(clean(model)[variant]))
+    with pytest.raises(Inapplicable):
         planted(fault, clean, model, variant, tmp_path / "copy")
 
 
 def test_recipe_runs_on_the_faulty_graph(clean, tmp_path):
     """A fault of the export is in the fused and quantized graph."""
-    folder = built(faults.FAULT["bias-lost"], clean, "embedder", "O2-quantized", tmp_path / "build")
+    folder = built(FAULT["bias-lost"], clean, "embedder", "O2-quantized", tmp_path / "build")
     model = onnx.load(folder / "model.onnx")
-    assert graphs.operators(model) == graphs.operators(onnx.load(clean("embedder")["O2-quantized"] / "model.onnx"))
+    assert graphs_graph.operators(model) == graphs_graph.operators(
+        onnx.load(clean("embedder")["O2-quantized"] / "model.onnx")
+    )
     bias = next(one for one in model.graph.initializer if one.name == "encoder.layer.0.intermediate.dense.bias")
     assert not onnx.numpy_helper.to_array(bias).any()
     assert (folder / "tokenizer.json").exists()
 
 
 def test_quantizer_gets_other_parameters(clean, tmp_path):
-    folder = built(faults.FAULT["quantized-per-tensor"], clean, "embedder", "quantized", tmp_path / "build")
-    matrices = [one for one in graphs.quantized_weights(onnx.load(folder / "model.onnx")) if not one.is_table]
+    folder = built(FAULT["quantized-per-tensor"], clean, "embedder", "quantized", tmp_path / "build")
+    matrices = [one for one in quantized_weights(onnx.load(folder / "model.onnx")) if not one.is_table]
     assert {one.per_channel for one in matrices} == {not MACHINE.int8.per_channel}
 
 
@@ -273,58 +291,58 @@ def test_quantizer_gets_other_parameters(clean, tmp_path):
 def test_sound_artifact_has_no_effect(clean, model):
     """In every form, int8 included: the same batches and one thread."""
     for folder in clean(model).values():
-        assert faults.true_effect(folder, folder, MODELS[model], texts=TEXTS_OF_POOL) == 0
+        assert true_effect(folder, folder, MODELS[model], texts=TEXTS_OF_POOL) == 0
 
 
 def test_graph_that_pools_as_the_model_does_has_no_effect(clean, tmp_path):
     """Of pooling in the graph itself, only rounding is left."""
     for model in ("embedder", "cls"):
-        right = dataclasses.replace(faults.FAULT["no-normalisation"], plant=faults.pooled())
+        right = dataclasses.replace(FAULT["no-normalisation"], plant=pooled())
         folder = planted(right, clean, model, "plain", tmp_path / model)
         assert effect(right, clean, model, "plain", folder) < 1e-6
 
 
 @pytest.mark.parametrize("name", ["file-truncated", "file-empty", "external-data-missing", "tokenizer-missing"])
 def test_file_that_cannot_be_run_has_infinite_effect(clean, tmp_path, name):
-    folder = planted(faults.FAULT[name], clean, "embedder", "plain", tmp_path / "copy")
-    assert effect(faults.FAULT[name], clean, "embedder", "plain", folder) == float("inf")
+    folder = planted(FAULT[name], clean, "embedder", "plain", tmp_path / "copy")
+    assert effect(FAULT[name], clean, "embedder", "plain", folder) == float("inf")
 
 
 def test_numbers_that_are_none_have_infinite_effect(clean, tmp_path):
     """Wherever among the batches they are."""
-    fault = faults.FAULT["nan-in-an-unused-row"]
+    fault = FAULT["nan-in-an-unused-row"]
     folder = planted(fault, clean, "reranker", "plain", tmp_path / "copy")
     assert effect(fault, clean, "reranker", "plain", folder) == float("inf")
 
 
 def test_sound_artifact_that_cannot_be_run_is_no_effect(tmp_path):
     with pytest.raises(Exception, match="No such file"):
-        faults.true_effect(tmp_path, tmp_path, MODELS["embedder"])
+        true_effect(tmp_path, tmp_path, MODELS["embedder"])
 
 
 def test_pool_has_every_token_and_every_length_and_no_probe(clean):
     for model in ("embedder", "reranker", "roberta"):
         settings, folder = MODELS[model], clean(model)["plain"]
-        rows = faults.pool(folder, settings)
-        assert rows == faults.pool(folder, settings)
+        rows = pool(folder, settings)
+        assert rows == pool(folder, settings)
         texts = {text for row in rows for text in row if text}
         assert not texts & {
             text for probe in (*TEXTS, *PAIRS) for text in (probe.text, probe.pair) if len(text or "") > 12
         }
-        sound = faults.encode(folder, rows, settings)
+        sound = faults_effect.encode(folder, rows, settings)
         assert sound.lengths.min() <= 4
         assert (sound.lengths == settings.max_length).any()
         assert len(set(sound.lengths.tolist())) > settings.max_length / 2
         words = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
-        assert set(faults._every_token(sound, folder).fields["input_ids"].tolist()) >= set(words.values())
+        assert set(faults_effect._every_token(sound, folder).fields["input_ids"].tolist()) >= set(words.values())
 
 
 def test_vocabulary_that_does_not_fit_is_said(clean):
     with pytest.raises(ValueError, match="too few for a vocabulary of 1000: ask for more texts"):
-        faults.true_effect(*[clean("embedder")["plain"]] * 2, MODELS["embedder"], texts=5)
+        true_effect(*[clean("embedder")["plain"]] * 2, MODELS["embedder"], texts=5)
 
 
 def test_planting_imports_no_framework():
     """`fixtures.faults` is read by whoever lists the faults."""
-    source = Path(faults.__file__).read_text()
+    source = Path(faults_fault.__file__).read_text()
     assert not re.search(r"^\s*(import|from) (torch|transformers|optimum)", source, re.MULTILINE)

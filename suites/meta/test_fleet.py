@@ -7,8 +7,8 @@ import sys
 import msgspec
 import pytest
 
-from fixtures.baselines import Cell
-from fixtures.gate import ROOT
+from fixtures.gate.session import ROOT
+from fixtures.latency.records import Cell
 from fixtures.report import files, fleet
 from fixtures.report.results import Failure, ModelResult, Results, VariantResult
 

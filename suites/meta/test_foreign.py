@@ -12,8 +12,8 @@ import pytest
 import tokenizers
 from onnx import TensorProto, helper, numpy_helper
 
-from fixtures import foreign, tasks
-from fixtures.foreign import Refused
+from fixtures.export.ready_made import PADDED_TO, Refused, map_inputs, map_outputs
+from fixtures.scoring.tasks import TASKS
 from suites.meta.house import FEW, ROOT
 
 FIELDS = ["input_ids", "token_type_ids", "attention_mask"]
@@ -35,7 +35,7 @@ OWN = {name: name for name in FIELDS}
 def test_inputs_are_mapped(found, fields, mapping):
     expected = {"token_type_ids": "segment_ids"} if "segment_ids" in found else {}
     mapping = {"ids": "input_ids", "mask": "attention_mask", "segment_ids": "token_type_ids"} if expected else mapping
-    assert foreign.map_inputs(found, fields) == mapping
+    assert map_inputs(found, fields) == mapping
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_inputs_are_mapped(found, fields, mapping):
 )
 def test_inputs_that_nothing_feeds_are_refused(found, fields):
     with pytest.raises(Refused, match="nothing feeds the input"):
-        foreign.map_inputs(found, fields)
+        map_inputs(found, fields)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_inputs_that_nothing_feeds_are_refused(found, fields):
     ],
 )
 def test_outputs_are_mapped(task, axes, mapping):
-    assert foreign.map_outputs(axes, tasks.TASKS[task]) == mapping
+    assert map_outputs(axes, TASKS[task]) == mapping
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_outputs_are_mapped(task, axes, mapping):
 )
 def test_outputs_that_cannot_be_told_apart_are_refused(task, axes):
     with pytest.raises(Refused, match=r"no output can be told to be .*; export it with --task"):
-        foreign.map_outputs(axes, tasks.TASKS[task])
+        map_outputs(axes, TASKS[task])
 
 
 # -------------------------------------------------------------------------------- through the gate
@@ -254,7 +254,7 @@ def shrunk(model):
 def padded(model):
     table = next(one for one in model.graph.initializer if one.name.endswith("word_embeddings.weight"))
     rows = numpy_helper.to_array(table)
-    more = -len(rows) % foreign.PADDED_TO
+    more = -len(rows) % PADDED_TO
     table.CopyFrom(numpy_helper.from_array(np.pad(rows, ((0, more), (0, 0))), table.name))
 
 

@@ -13,7 +13,10 @@ import pytest
 from onnx import numpy_helper
 from safetensors.numpy import load_file, save_file
 
-from fixtures import store as stores
+from fixtures.build import manifest as build_manifest
+from fixtures.build.manifest import write_manifest
+from fixtures.build.store import Store
+from fixtures.models.checkpoints import sha256_of
 from fixtures.report.results import shape_of
 from suites.meta.house import EMBEDDER, LOOSE, RERANKER, ROOT, VARIANTS, House
 
@@ -303,11 +306,11 @@ def test_killed_export_leaves_the_store_clean(tmp_path):
     process.wait()
     assert list(house.store.glob("partial/*")), "the export was not caught in the act"
     deadline = time.monotonic() + 30
-    while any(stores.Store(house.store).root.glob("partial/*")) and time.monotonic() < deadline:
+    while any(Store(house.store).root.glob("partial/*")) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not list(house.store.glob("partial/*")), "a worker outlived its parent, or its rest was kept"
     for folder in house.store.glob("artifacts/*"):
-        stores.verify(folder.name, folder)
+        build_manifest.verify(folder.name, folder)
     assert house.run("--variant", "plain").returncode == 0
 
 
@@ -373,7 +376,7 @@ def perturb_one_weight(folder):
     onnx.save(model, folder / "model.onnx")
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").unlink()
-    stores._write_manifest(folder, manifest["key"], manifest["recipe"])
+    write_manifest(folder, manifest["key"], manifest["recipe"])
 
 
 def move_stored_scores(folder, name, by):
@@ -383,7 +386,7 @@ def move_stored_scores(folder, name, by):
     arrays = load_file(folder / content["arrays"])
     next(iter(arrays.values())).flat[0] += by
     save_file(arrays, folder / "new")
-    content["arrays"] = f"{file.stem}.{stores.sha256_of(folder / 'new')[:12]}.safetensors"
+    content["arrays"] = f"{file.stem}.{sha256_of(folder / 'new')[:12]}.safetensors"
     (folder / "new").rename(folder / content["arrays"])
     file.write_text(json.dumps(content))
 

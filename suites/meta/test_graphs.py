@@ -6,7 +6,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from fixtures import graphs
+from fixtures.graphs import graph as graphs_graph
+from fixtures.graphs import quantization
+from fixtures.graphs.quantization import LARGEST_STEP, quantized_weights
 
 RANDOM = np.random.default_rng(3)
 WEIGHTS = {"table": (50, 24), "onnx::MatMul_7": (24, 16), "head.weight": (8, 16)}
@@ -37,16 +39,16 @@ def quantize(tmp_path):
             tmp_path / "float.onnx", tmp_path / "int8.onnx", weight_type=weight_type,
             extra_options={"WeightSymmetric": True}, **options,
         )  # fmt: skip
-        return model, graphs.read(tmp_path / "int8.onnx")
+        return model, graphs_graph.read(tmp_path / "int8.onnx")
 
     return run
 
 
 def test_versions_inputs_and_outputs():
     model = tiny()
-    assert graphs.versions(model) == ({"": 18}, 8)
-    assert graphs.inputs(model) == {"ids": ("int64", ("batch",))}
-    assert graphs.outputs(model) == {"out": ("float", ("batch", 8))}
+    assert graphs_graph.versions(model) == ({"": 18}, 8)
+    assert graphs_graph.inputs(model) == {"ids": ("int64", ("batch",))}
+    assert graphs_graph.outputs(model) == {"out": ("float", ("batch", 8))}
 
 
 def test_operators_of_optimizers_and_quantizers_are_counted_in_subgraphs_too():
@@ -61,7 +63,7 @@ def test_operators_of_optimizers_and_quantizers_are_counted_in_subgraphs_too():
         helper.make_node("MatMul", ["a", "b"], ["z"]),
     ]
     model = helper.make_model(helper.make_graph(nodes, "outer", [], []))
-    assert graphs.operators(model) == {"LayerNormalization": 1, "MatMulInteger": 2, "com.microsoft.Attention": 1}
+    assert graphs_graph.operators(model) == {"LayerNormalization": 1, "MatMulInteger": 2, "com.microsoft.Attention": 1}
 
 
 @pytest.mark.parametrize("weight_type", [QuantType.QUInt8, QuantType.QInt8])
@@ -69,13 +71,13 @@ def test_operators_of_optimizers_and_quantizers_are_counted_in_subgraphs_too():
 @pytest.mark.parametrize("reduce_range", [True, False])
 def test_quantization_is_read_back(quantize, weight_type, per_channel, reduce_range):
     model, quantized = quantize(weight_type, per_channel=per_channel, reduce_range=reduce_range)
-    found = {one.layer: one for one in graphs.quantized_weights(quantized)}
+    found = {one.layer: one for one in quantized_weights(quantized)}
     assert found.keys() == {"embeddings.word", "encoder.layer.0.query", "head"}
     assert found.pop("embeddings.word").is_table
     for one in found.values():
         assert (one.dtype, one.reduced_range, one.per_channel) == (str(weight_type), reduce_range, per_channel)
-    errors = graphs.round_trip(model, quantized)
-    assert all(one.steps <= graphs.LARGEST_STEP for one in errors), errors
+    errors = quantization.round_trip(model, quantized)
+    assert all(one.steps <= LARGEST_STEP for one in errors), errors
     assert [one.relative for one in errors] == sorted((one.relative for one in errors), reverse=True)
 
 
@@ -85,13 +87,13 @@ def test_wrong_scale_and_changed_weight_are_seen(quantize):
     values = numpy_helper.to_array(scale).copy()
     values[3] *= 2
     scale.CopyFrom(numpy_helper.from_array(values, scale.name))
-    first, *others = graphs.round_trip(model, quantized)
+    first, *others = quantization.round_trip(model, quantized)
     assert first.layer == "encoder.layer.0.query"
     assert first.steps > 10
-    assert all(one.steps <= graphs.LARGEST_STEP for one in others)
+    assert all(one.steps <= LARGEST_STEP for one in others)
 
 
 def test_weight_without_its_original_is_named(quantize):
     model, quantized = quantize()
     model.graph.initializer.remove(next(one for one in model.graph.initializer if one.name == "table"))
-    assert [one.layer for one in graphs.round_trip(model, quantized) if one.steps is None] == ["embeddings.word"]
+    assert [one.layer for one in quantization.round_trip(model, quantized) if one.steps is None] == ["embeddings.word"]

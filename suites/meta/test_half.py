@@ -10,11 +10,16 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from safetensors.numpy import load_file, save_file
 
-from fixtures import diagnosis, hardware, models, runtimes, seeded, trials
-from fixtures.hardware import CUDA, Machine
-from fixtures.runtimes import ON_CPU, Executed, OnnxRuntime
-from fixtures.tasks import Encoded
-from fixtures.variants import EVERY, VARIANT
+from fixtures.diagnosis.tap import largest_activation
+from fixtures.export import seeded
+from fixtures.export.variants import EVERY, VARIANT
+from fixtures.models.checkpoints import find_checkpoint
+from fixtures.runtimes import hardware, onnx_runtime
+from fixtures.runtimes.hardware import CUDA, Machine, nvidia_gpu
+from fixtures.runtimes.onnx_runtime import Executed, OnnxRuntime, bound, executed, fallen_back
+from fixtures.runtimes.session import HINTS, ON_CPU
+from fixtures.scoring.encoded import Encoded
+from fixtures.scoring.trials import EXTREMES
 from suites.conformance import test_loading, test_numbers
 from suites.meta.conftest import models_read
 from suites.meta.house import EMBEDDER, House
@@ -39,7 +44,7 @@ def test_sound_weights_are_held_by_fp16(store, tmp_path):
         checks = rows[name]["checks"]
         assert "of 65504, /" in checks["sixteen_bits_leave_room"]["text"]
         assert " matrix products in fp16" in checks["sixteen_bits_are_computed_in"]["text"]
-        assert {checks[f"sixteen_bits_hold_extreme_inputs[{one}]"]["status"] for one in trials.EXTREMES} == {"pass"}
+        assert {checks[f"sixteen_bits_hold_extreme_inputs[{one}]"]["status"] for one in EXTREMES} == {"pass"}
         assert checks["no_node_leaves_the_gpu"]["status"] == "not applicable"
         assert rows[name]["bytes"] < 0.7 * rows["plain"]["bytes"]
         assert 1e-7 < rows[name]["closeness"]["max_abs_error"] < 2e-3
@@ -61,7 +66,7 @@ def test_activation_beyond_fp16_is_found(store, tmp_path):
     save_file(weights, large / "model.safetensors", {"format": "pt"})
     house = House(tmp_path, store)
     text = EMBEDDER.replace("seeded:bert@7", f"path:{large}")
-    digest = models.find_checkpoint(models_read(house.add("tiny", text)), pinned=False).digest
+    digest = find_checkpoint(models_read(house.add("tiny", text)), pinned=False).digest
     house.add("tiny", f'digest = "{digest}"\n{text}')
     done = house.run("--variant=plain", "--variant=fp16", suite="suites/conformance/test_numbers.py")
     assert done.returncode == 1, done.text
@@ -70,7 +75,7 @@ def test_activation_beyond_fp16_is_found(store, tmp_path):
     checks = rows["fp16"]["checks"]
     assert checks["sixteen_bits_leave_room"]["status"] == "fail"
     assert "attention/self" in checks["sixteen_bits_leave_room"]["text"]
-    said = [checks[f"sixteen_bits_hold_extreme_inputs[{one}]"]["text"] for one in trials.EXTREMES]
+    said = [checks[f"sixteen_bits_hold_extreme_inputs[{one}]"]["text"] for one in EXTREMES]
     assert any("some scores are not finite: fp16 ends at 65504" in one for one in said), said
 
 
@@ -98,18 +103,18 @@ def test_largest_activation_of_what_is_in_fp16_is_named_and_masks_are_none(tmp_p
     file = small(tmp_path)
     onnx.save(convert_float_to_float16(onnx.load(file), keep_io_types=True), tmp_path / "half.onnx")
     feeds = {"input_ids": np.float32([[2], [300]]), "attention_mask": np.float32([[1], [1]])}
-    assert diagnosis.largest_activation(file, tmp_path / "half.onnx", [feeds]) == (90_000, "product")
-    assert diagnosis.largest_activation(file, file, [feeds]) == (0, ""), "nothing of it is in fp16"
+    assert largest_activation(file, tmp_path / "half.onnx", [feeds]) == (90_000, "product")
+    assert largest_activation(file, file, [feeds]) == (0, ""), "nothing of it is in fp16"
 
 
 def test_profiler_tells_who_ran_what_in_which_type(tmp_path):
     feeds = {"input_ids": np.float32([[2], [3]]), "attention_mask": np.float32([[1], [1]])}
-    nodes = runtimes.executed(small(tmp_path), ON_CPU, feeds)
+    nodes = executed(small(tmp_path), ON_CPU, feeds)
     assert {one.operator for one in nodes} == {"MatMul", "Mul", "Min"}
     assert {(one.inputs[0], one.outputs, one.elements) for one in nodes} == {("float", ("float",), 2)}
     assert {one.provider for one in nodes} == {ON_CPU}
-    assert not runtimes.fallen_back(nodes, ON_CPU)
-    assert runtimes.fallen_back(nodes, CUDA) == nodes, "a session that fell back whole"
+    assert not fallen_back(nodes, ON_CPU)
+    assert fallen_back(nodes, CUDA) == nodes, "a session that fell back whole"
 
 
 def test_only_nodes_that_compute_floats_have_to_stay():
@@ -117,7 +122,7 @@ def test_only_nodes_that_compute_floats_have_to_stay():
     scale = Executed("Sqrt", ON_CPU, ("float",), ("float",), 1)
     cast = Executed("Cast", ON_CPU, ("int64",), ("float16",), 32)
     on_gpu = Executed("MatMul", CUDA, ("float16", "float16"), ("float16",), 512)
-    assert runtimes.fallen_back([shape, scale, cast, on_gpu], CUDA) == [cast]
+    assert fallen_back([shape, scale, cast, on_gpu], CUDA) == [cast]
 
 
 @pytest.fixture
@@ -133,11 +138,11 @@ ON_GPU = Executed("MatMul", CUDA, ("float16", "float16"), ("float16",), 512)
 
 def test_node_that_leaves_the_gpu_fails_its_check(on_gpu, monkeypatch):
     check, said = test_loading.test_no_node_leaves_the_gpu, []
-    monkeypatch.setattr(runtimes, "executed", lambda *_: [ON_GPU])
+    monkeypatch.setattr(onnx_runtime, "executed", lambda *_: [ON_GPU])
     check(on_gpu, said.append)
     assert said == ["1 of 1 nodes on the GPU"]
     elsewhere = Executed("Erf", ON_CPU, ("float",), ("float",), 512)
-    monkeypatch.setattr(runtimes, "executed", lambda *_: [ON_GPU, elsewhere])
+    monkeypatch.setattr(onnx_runtime, "executed", lambda *_: [ON_GPU, elsewhere])
     with pytest.raises(AssertionError, match="1 of 2 nodes ran elsewhere, such as Executed"):
         check(on_gpu, said.append)
 
@@ -146,13 +151,13 @@ def test_fp16_that_is_none_fails_its_check(on_gpu, monkeypatch):
     check, said = test_numbers.test_sixteen_bits_are_computed_in, []
     in_fp32 = Executed("MatMul", CUDA, ("float", "float"), ("float",), 512)
     cast = Executed("Cast", CUDA, ("float16",), ("float",), 512)
-    monkeypatch.setattr(runtimes, "executed", lambda *_: [ON_GPU, in_fp32, cast])
+    monkeypatch.setattr(onnx_runtime, "executed", lambda *_: [ON_GPU, in_fp32, cast])
     check(on_gpu, None, said.append)
     assert said == ["1 of 2 matrix products in fp16; the provider casts the others to fp32"]
-    monkeypatch.setattr(runtimes, "executed", lambda *_: [in_fp32, cast])
+    monkeypatch.setattr(onnx_runtime, "executed", lambda *_: [in_fp32, cast])
     with pytest.raises(AssertionError, match="no product of 1 is computed in fp16"):
         check(on_gpu, None, said.append)
-    monkeypatch.setattr(runtimes, "executed", lambda *_: [in_fp32])
+    monkeypatch.setattr(onnx_runtime, "executed", lambda *_: [in_fp32])
     with pytest.raises(AssertionError, match="nothing in it is in fp16"):
         check(on_gpu, None, said.append)
 
@@ -160,7 +165,7 @@ def test_fp16_that_is_none_fails_its_check(on_gpu, monkeypatch):
 def test_binding_yields_what_a_plain_run_does(tmp_path):
     feeds = {"input_ids": np.float32([[2], [3]]), "attention_mask": np.float32([[-1], [1]])}
     runtime = OnnxRuntime(small(tmp_path), 1)
-    binding = runtimes.bound(runtime.session, feeds, "cpu")
+    binding = bound(runtime.session, feeds, "cpu")
     runtime.session.run_with_iobinding(binding)
     np.testing.assert_array_equal(binding.copy_outputs_to_cpu()[0], runtime(feeds)["least"])
 
@@ -177,12 +182,12 @@ def test_provider_that_is_not_there_is_no_session(tmp_path):
 def test_gpu_runs_all_but_integers_and_openvino():
     for one in EVERY:
         reason = one.unsupported(GPU)
-        if one.quantizes or one.provider in runtimes.HINTS:
+        if one.quantizes or one.provider in HINTS:
             assert f"{one.name} is for processors" in reason
         else:
             assert not reason
             assert one.provider_on(GPU) == CUDA
-    here = hardware.Machine("x86_64", "avx2", "avx2", "", 2, 2, 0, (ON_CPU,))
+    here = Machine("x86_64", "avx2", "avx2", "", 2, 2, 0, (ON_CPU,))
     assert VARIANT["plain"].provider_on(here) == ON_CPU
     assert "its kernels and its latency are unproven here" in VARIANT["O4"].unsupported(here)
 
@@ -197,7 +202,7 @@ def test_gpu_is_asked_of_its_driver(monkeypatch):
         NVMLError=RuntimeError, nvmlInit=lambda: None, nvmlDeviceGetHandleByIndex=lambda index: index,
         nvmlDeviceGetCudaComputeCapability=lambda first: (9, 0), nvmlDeviceGetName=lambda first: "NVIDIA H100",
     ))  # fmt: skip
-    assert hardware.nvidia_gpu() == "NVIDIA H100, compute capability 9.0"
+    assert nvidia_gpu() == "NVIDIA H100, compute capability 9.0"
     hardware.detect.cache_clear()
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, ON_CPU])
     try:

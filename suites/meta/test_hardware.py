@@ -2,8 +2,8 @@
 
 import pytest
 
-from fixtures import hardware
-from fixtures.hardware import TIER, TIERS, WrongMachine, choose_tier, native_tier
+from fixtures.runtimes import hardware
+from fixtures.runtimes.hardware import TIER, TIERS, Machine, WrongMachine, choose_tier, native_tier
 
 CPU = ("CPUExecutionProvider",)
 VNNI = set(TIER["avx512_vnni"].flags)
@@ -69,7 +69,7 @@ def test_this_machine_is_described():
 
 
 def test_lower_tier_has_a_baseline_of_its_own():
-    machine = hardware.Machine("x86_64", "avx512_vnni", "avx2", "", 1, 1, 0, CPU)
+    machine = Machine("x86_64", "avx512_vnni", "avx2", "", 1, 1, 0, CPU)
     assert machine.baseline == "avx2-on-avx512_vnni"
     assert machine.int8.weights_dtype == "QUInt8"
 

@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from fixtures.gate import ROOT
-from fixtures.latency import THRESHOLD
+from fixtures.gate.session import ROOT
+from fixtures.latency.change import THRESHOLD
 from fixtures.report import history
 
 NOISE = {

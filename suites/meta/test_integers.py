@@ -5,11 +5,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from fixtures import export, integers, variants
-from fixtures.emulation import PROCESSORS
-from fixtures.hardware import Machine
-from fixtures.integers import Product
-from fixtures.runtimes import AS_IT_IS, OnnxRuntime
+from fixtures.diagnosis import integers
+from fixtures.diagnosis.integers import ROUNDING, UNKNOWN, Product, conclude_exact, graph_of, smallest
+from fixtures.export.quantize import exact_integers
+from fixtures.export.variants import VARIANT
+from fixtures.runtimes.emulation import PROCESSORS
+from fixtures.runtimes.hardware import Machine
+from fixtures.runtimes.onnx_runtime import AS_IT_IS, OnnxRuntime
 from suites.meta.house import EMBEDDER, LOOSE, House
 
 RANDOM = np.random.default_rng(3)
@@ -29,7 +31,7 @@ def saturating(products):
 def test_exact_sum_is_onnxruntimes_and_saturated_ones_differ(tmp_path):
     """On whatever runs these tests, onnxruntime's own sums are exact for short products of small integers."""
     small = [Product(ROW[:n] // 4, COLUMN[:n] // 4, 3, 1) for n in (1, 2, 7, 96)]
-    onnx.save(integers.graph_of(small), tmp_path / "model.onnx")
+    onnx.save(graph_of(small), tmp_path / "model.onnx")
     outputs = OnnxRuntime(tmp_path / "model.onnx", 1)({f"row{i}": one.row[None] for i, one in enumerate(small)})
     assert [int(outputs[f"sum{i}"][0, 0]) for i in range(4)] == [one.exact for one in small]
     assert [one.saturated for one in small] == [one.exact for one in small], "nothing to cut off"
@@ -39,10 +41,10 @@ def test_exact_sum_is_onnxruntimes_and_saturated_ones_differ(tmp_path):
 
 def test_smallest_part_is_found():
     whole = product()
-    found = integers.smallest(whole, saturating)
+    found = smallest(whole, saturating)
     assert len(found.row) == 2
     assert found.saturated != found.exact
-    assert integers.smallest(whole, lambda parts: [one.exact for one in parts]) is whole
+    assert smallest(whole, lambda parts: [one.exact for one in parts]) is whole
 
 
 @pytest.mark.parametrize(
@@ -114,7 +116,7 @@ def test_wrong_node_is_found_with_its_row_and_column(file, tmp_path):
 
 def test_exact_twin_yields_what_the_quantized_graph_yields_where_sums_are_exact(file, tmp_path):
     (tmp_path / "twin").mkdir()
-    export.exact_integers([file.parent], tmp_path / "twin", {})
+    exact_integers([file.parent], tmp_path / "twin", {})
     twin = onnx.load(tmp_path / "twin" / "model.onnx")
     onnx.checker.check_model(twin)
     assert "MatMulInteger" not in {node.op_type for node in twin.graph.node}
@@ -132,14 +134,14 @@ def test_exact_twin_yields_what_the_quantized_graph_yields_where_sums_are_exact(
 def test_exact_sums_are_rounding_only_if_the_file_as_it_is_agrees(file, tmp_path):
     """Fused, this very file rounds as its twin does or not, as the processor has it; as it is, it must agree."""
     (tmp_path / "twin").mkdir()
-    export.exact_integers([file.parent], tmp_path / "twin", {})
+    exact_integers([file.parent], tmp_path / "twin", {})
     feeds = {"x": RANDOM.standard_normal((3, 64)).astype(np.float32)}
     assert integers.find(file, feeds, run_with(False, tmp_path)) is None
     ours, twins = (OnnxRuntime(one, 1, optimization=AS_IT_IS)(feeds)["y"]
                    for one in (file, tmp_path / "twin" / "model.onnx"))  # fmt: skip
     np.testing.assert_array_equal(ours, twins)
-    assert integers.conclude_exact(True)[0] == integers.ROUNDING
-    assert integers.conclude_exact(False)[0] == integers.UNKNOWN
+    assert conclude_exact(True)[0] == ROUNDING
+    assert conclude_exact(False)[0] == UNKNOWN
 
 
 def machine(native):
@@ -160,7 +162,7 @@ def machine(native):
     ],
 )
 def test_overflow_is_known_of_signed_weights_without_vnni(variant, native, overflows):
-    assert variants.VARIANT[variant].overflows(machine(native)) is overflows
+    assert VARIANT[variant].overflows(machine(native)) is overflows
 
 
 def test_every_processor_has_a_second_one():

@@ -9,16 +9,39 @@ import threading
 import time
 from types import SimpleNamespace
 
+import loky
 import msgspec
 import numpy as np
+import psutil
 import pytest
 import threadpoolctl
 
-from fixtures import bench, latency
-from fixtures.baselines import Speed
-from fixtures.gate import ROOT
-from fixtures.runtimes import Session, TorchProcess
-from fixtures.tasks import Encoded
+from fixtures.gate.session import ROOT
+from fixtures.gate.timing import Watched
+from fixtures.latency import change, disturbance, footprint
+from fixtures.latency import pairs as latency_pairs
+from fixtures.latency import ratios as latency_ratios
+from fixtures.latency import speed as latency_speed
+from fixtures.latency import throughput as latency_throughput
+from fixtures.latency.change import THRESHOLD
+from fixtures.latency.disturbance import Disturbed, Watch, calmly
+from fixtures.latency.pairs import (
+    GRIDS,
+    MAX_ROUNDS,
+    MIN_ROUNDS,
+    PRECISION,
+    WARMUP_ROUNDS,
+    Enough,
+    Pairs,
+    feeds_of,
+)
+from fixtures.latency.ratios import half_width
+from fixtures.latency.records import Speed
+from fixtures.latency.speed import BLOCK_S, MIN_BLOCKS, SPEED_S, Blocks, Yardstick, precise
+from fixtures.plugin.benchmarks import able
+from fixtures.runtimes.session import Session
+from fixtures.runtimes.torch_runtime import TorchProcess
+from fixtures.scoring.encoded import Encoded
 
 LONG = Encoded(
     {"input_ids": np.r_[101, 1000:2000, 102], "attention_mask": np.ones(1002, np.int64)},
@@ -28,7 +51,7 @@ LONG = Encoded(
 
 @pytest.mark.parametrize(("batch", "length"), [(1, 3), (1, 16), (8, 128), (32, 512), (2, 1002)])
 def test_feeds_have_their_shape_and_no_padding(batch, length):
-    feeds = latency.feeds_of(LONG, batch, length)
+    feeds = feeds_of(LONG, batch, length)
     ids = feeds["input_ids"]
     assert ids.shape == feeds["attention_mask"].shape == (batch, length)
     assert feeds["attention_mask"].all()
@@ -39,23 +62,23 @@ def test_feeds_have_their_shape_and_no_padding(batch, length):
 
 
 def test_rows_of_a_batch_differ():
-    assert len(np.unique(latency.feeds_of(LONG, 32, 64)["input_ids"], axis=0)) == 32
+    assert len(np.unique(feeds_of(LONG, 32, 64)["input_ids"], axis=0)) == 32
 
 
 @pytest.mark.parametrize("length", [2, 1003])
 def test_length_that_cannot_be_made_is_an_error(length):
     with pytest.raises(ValueError, match=f"no input of {length} tokens: 2 are taken, 1002 are there"):
-        latency.feeds_of(LONG, 1, length)
+        feeds_of(LONG, 1, length)
 
 
 def test_grids_are_those_of_the_design():
-    assert set(latency.GRIDS["quick"]) == {*itertools.product((1, 8), (16, 128)), (1, 512)}
-    assert set(latency.GRIDS["full"]) == set(itertools.product((1, 2, 4, 8, 16, 32), (16, 64, 128, 256, 512)))
+    assert set(GRIDS["quick"]) == {*itertools.product((1, 8), (16, 128)), (1, 512)}
+    assert set(GRIDS["full"]) == set(itertools.product((1, 2, 4, 8, 16, 32), (16, 64, 128, 256, 512)))
 
 
 def test_cell_by_hand():
     variant = np.array([1.0, 2.0, 3.0, 4.0, 5.0] * 4) / 1e3
-    found = latency.cell((8, 16), 3 * variant, variant, threads=2)
+    found = latency_pairs.cell((8, 16), 3 * variant, variant, threads=2)
     assert (found.p50_ms, found.p95_ms) == (3.0, 5.0)
     assert found.items_per_s == pytest.approx(8 / 3e-3, rel=1e-5)
     assert (found.ratio_to_plain, found.interval) == (3.0, (3.0, 3.0))
@@ -67,9 +90,9 @@ def test_pairs_cancel_what_the_machine_does_to_both():
     random = np.random.default_rng(3)
     weather = 1 + random.integers(0, 2, 40)
     anchor, variant = (seconds * weather * (1 + 0.01 * random.normal(size=40)) for seconds in (0.004, 0.002))
-    found = latency.cell((1, 16), anchor, variant, threads=1)
+    found = latency_pairs.cell((1, 16), anchor, variant, threads=1)
     assert found.ratio_to_plain == pytest.approx(2, rel=0.01)
-    assert latency.half_width(found.interval) < 0.01
+    assert half_width(found.interval) < 0.01
 
 
 def test_interval_is_that_of_a_median():
@@ -78,18 +101,18 @@ def test_interval_is_that_of_a_median():
     held = 0
     for _ in range(1000):
         ratios = random.lognormal(np.log(2), 0.3, 21)
-        low, high = latency.cell((1, 1), ratios, np.ones(21), 1).interval
+        low, high = latency_pairs.cell((1, 1), ratios, np.ones(21), 1).interval
         held += low <= 2 <= high
     assert held >= 940
 
 
 def pairs_of(anchor, variant, **options):
     """Pairs of made-up times, as pytest-benchmark would run them."""
-    pairs = latency.Pairs(lambda: next(anchor), lambda: next(variant), 30, 2, **options)
-    for _ in range(3 * latency.MAX_ROUNDS):
+    pairs = Pairs(lambda: next(anchor), lambda: next(variant), 30, 2, **options)
+    for _ in range(3 * MAX_ROUNDS):
         try:
             pairs.setup()
-        except latency.Enough:
+        except Enough:
             return pairs
         pairs.run()
         pairs.teardown()
@@ -104,25 +127,25 @@ def times(median, spread, seed):
 
 @pytest.fixture
 def untaken(monkeypatch):
-    monkeypatch.setattr(latency, "_stolen_s", lambda: 0.0)
-    monkeypatch.setattr(latency, "_quota_s", lambda: 0.0)
-    monkeypatch.setattr(latency, "_others_s", lambda: 0.0)
+    monkeypatch.setattr(disturbance, "_stolen_s", lambda: 0.0)
+    monkeypatch.setattr(disturbance, "_quota_s", lambda: 0.0)
+    monkeypatch.setattr(disturbance, "_others_s", lambda: 0.0)
 
 
 def test_rounds_end_when_the_ratio_is_known(untaken):
     sure, unsure = (pairs_of(times(2, spread, 1), times(1, spread, 2)) for spread in (0.001, 0.03))
-    assert len(sure.variant_s) == len(sure.anchor_s) == latency.MIN_ROUNDS
-    assert latency.MIN_ROUNDS < len(unsure.variant_s) < latency.MAX_ROUNDS
-    ratio, interval = latency.median_ratio(unsure.anchor_s, unsure.variant_s)
-    assert latency.half_width(interval) <= latency.PRECISION
+    assert len(sure.variant_s) == len(sure.anchor_s) == MIN_ROUNDS
+    assert MIN_ROUNDS < len(unsure.variant_s) < MAX_ROUNDS
+    ratio, interval = latency_ratios.median_ratio(unsure.anchor_s, unsure.variant_s)
+    assert half_width(interval) <= PRECISION
     assert ratio == pytest.approx(2, rel=0.02)
 
 
 def test_order_within_a_pair_is_random(untaken):
     order = []
-    pairs = latency.Pairs(lambda: order.append("anchor") or 1.0, lambda: order.append("variant") or 1.0, 30, 2)
+    pairs = Pairs(lambda: order.append("anchor") or 1.0, lambda: order.append("variant") or 1.0, 30, 2)
     pairs._random = np.random.default_rng(0)
-    for _ in range(latency.MIN_ROUNDS):
+    for _ in range(MIN_ROUNDS):
         pairs.setup()
         pairs.run()
         pairs.teardown()
@@ -136,25 +159,25 @@ def test_what_stays_too_wide_is_measured_once_more_and_then_undecided(untaken):
     pairs = pairs_of(times(2, 2.0, 1), times(1, 2.0, 2), again=lambda: again.append(True))
     assert again == [True]
     assert "the ratio is known to" in pairs.disturbed
-    assert len(pairs.variant_s) == latency.MAX_ROUNDS
+    assert len(pairs.variant_s) == MAX_ROUNDS
 
 
 def test_time_that_the_hypervisor_takes_is_a_disturbance(untaken, monkeypatch):
     clock = itertools.count()
-    monkeypatch.setattr(latency, "_stolen_s", lambda: float(next(clock)))
+    monkeypatch.setattr(disturbance, "_stolen_s", lambda: float(next(clock)))
     pairs = pairs_of(itertools.repeat(1.0), itertools.repeat(1.0))
     assert pairs.disturbed.startswith("the hypervisor took ")
 
 
 def test_quota_takes_of_what_it_leaves(untaken, monkeypatch):
     """Two of 64 cores, kept waiting for a tenth of the time: a tenth of the container's time, not of the host's."""
-    monkeypatch.setattr(latency, "own_cores", lambda: range(64))
-    monkeypatch.setattr(latency.loky, "cpu_count", lambda: 2)
-    watch = latency.Watch(2, start=latency.time.monotonic() - 100)
+    monkeypatch.setattr(disturbance, "own_cores", lambda: range(64))
+    monkeypatch.setattr(loky, "cpu_count", lambda: 2)
+    watch = Watch(2, start=time.monotonic() - 100)
     assert sum(watch.taken().values()) == 0
-    monkeypatch.setattr(latency, "_quota_s", lambda: 20.0)
+    monkeypatch.setattr(disturbance, "_quota_s", lambda: 20.0)
     assert watch.taken()["the quota"] == pytest.approx(0.1, rel=0.01)
-    monkeypatch.setattr(latency, "_stolen_s", lambda: 64.0 * 2)
+    monkeypatch.setattr(disturbance, "_stolen_s", lambda: 64.0 * 2)
     assert watch.taken()["the hypervisor"] == pytest.approx(0.02, rel=0.01)
     assert watch.disturbance() == "the hypervisor took 2% and the quota took 10% of the processors' time"
 
@@ -164,30 +187,30 @@ def test_quota_takes_of_what_it_leaves(untaken, monkeypatch):
     [(2, 2, 0.5, 0.25), (2, 1, 0.5, 0), (2, 1, 1.5, 0.5), (64, 8, 50, 0), (64, 8, 60, 0.5), (4, 4, 4, 1)],
 )
 def test_other_processes_take_what_no_thread_of_ours_needs(untaken, monkeypatch, cores, threads, busy, share):
-    monkeypatch.setattr(latency, "own_cores", lambda: range(cores))
-    watch = latency.Watch(threads, start=latency.time.monotonic() - 100)
-    monkeypatch.setattr(latency, "_others_s", lambda: busy * 100.0)
+    monkeypatch.setattr(disturbance, "own_cores", lambda: range(cores))
+    watch = Watch(threads, start=time.monotonic() - 100)
+    monkeypatch.setattr(disturbance, "_others_s", lambda: busy * 100.0)
     assert watch.others() == pytest.approx(busy, rel=0.01)
     assert watch.taken()["other processes"] == pytest.approx(share, rel=0.02)
     assert watch.disturbance() == (f"other processes took {share:.0%} of the processors' time" if share else "")
 
 
-on_linux = pytest.mark.skipif(not latency.psutil.LINUX, reason="other processes are counted on Linux only")
+on_linux = pytest.mark.skipif(not psutil.LINUX, reason="other processes are counted on Linux only")
 
 
 @on_linux
 def test_processes_of_our_own_are_no_others(monkeypatch):
     """What a child spends is ours while it works, when it has ended, and when it has been waited for."""
-    monkeypatch.setattr(latency, "_own_times", list)
+    monkeypatch.setattr(disturbance, "_own_times", list)
     code = "import time\nwhile time.process_time() < 1: pass\nprint(flush=True); input()"
-    before = latency._others_s()
+    before = disturbance._others_s()
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         child.stdout.readline()
-        assert latency._others_s() < before - 0.9, "it lives"
+        assert disturbance._others_s() < before - 0.9, "it lives"
         child.stdin.close()
         child.stdout.read()
-        assert latency._others_s() < before - 0.9, "it has ended"
-    assert latency._others_s() < before - 0.9, "it has been waited for"
+        assert disturbance._others_s() < before - 0.9, "it has ended"
+    assert disturbance._others_s() < before - 0.9, "it has been waited for"
 
 
 @on_linux
@@ -199,48 +222,48 @@ def test_processes_of_others_are_noticed():
     )
     work = "import time; end = time.monotonic() + 3\nwhile time.monotonic() < end: pass"
     started = subprocess.run([sys.executable, "-c", code, work], check=True, capture_output=True, text=True)
-    orphan = latency.psutil.Process(int(started.stdout))
-    if orphan in latency.psutil.Process().children(recursive=True):
+    orphan = psutil.Process(int(started.stdout))
+    if orphan in psutil.Process().children(recursive=True):
         pytest.skip("this process is its parent now")
-    watch, spent_s = latency.Watch(2), latency._spent_s(orphan)
+    watch, spent_s = Watch(2), disturbance._spent_s(orphan)
     time.sleep(2)
-    spent_s = latency._spent_s(orphan) - spent_s
+    spent_s = disturbance._spent_s(orphan) - spent_s
     assert spent_s > 0.3
     assert watch.others() * 2 > spent_s / 2
 
 
 def test_few_ticks_and_our_own_threads_in_a_quota_are_no_disturbance(untaken, monkeypatch):
-    monkeypatch.setattr(latency, "own_cores", lambda: range(2))
-    monkeypatch.setattr(latency.loky, "cpu_count", lambda: 2)
-    watch = latency.Watch(2, start=latency.time.monotonic() - 0.1)
-    monkeypatch.setattr(latency, "_stolen_s", lambda: 0.02)
-    monkeypatch.setattr(latency, "_others_s", lambda: 0.02)
+    monkeypatch.setattr(disturbance, "own_cores", lambda: range(2))
+    monkeypatch.setattr(loky, "cpu_count", lambda: 2)
+    watch = Watch(2, start=time.monotonic() - 0.1)
+    monkeypatch.setattr(disturbance, "_stolen_s", lambda: 0.02)
+    monkeypatch.setattr(disturbance, "_others_s", lambda: 0.02)
     assert watch.disturbance() == ""
-    monkeypatch.setattr(latency, "_stolen_s", lambda: 0.04)
+    monkeypatch.setattr(disturbance, "_stolen_s", lambda: 0.04)
     assert watch.disturbance(quota=False).startswith("the hypervisor took ")
-    monkeypatch.setattr(latency, "_stolen_s", lambda: 0.0)
-    monkeypatch.setattr(latency, "_quota_s", lambda: 0.6)
+    monkeypatch.setattr(disturbance, "_stolen_s", lambda: 0.0)
+    monkeypatch.setattr(disturbance, "_quota_s", lambda: 0.6)
     assert watch.disturbance().startswith("the quota took ")
     assert watch.disturbance(quota=False) == ""
 
 
 def test_what_was_disturbed_twice_is_no_number(untaken, monkeypatch):
     found = iter(range(10))
-    assert latency.calmly(lambda: next(found), 2)[0] == 0
+    assert calmly(lambda: next(found), 2)[0] == 0
     reasons = iter(["hot", "", "hot", "stolen"])
-    monkeypatch.setattr(latency.Watch, "disturbance", lambda _, quota: next(reasons))
-    assert latency.calmly(lambda: next(found), 2)[0] == 2, "the first one was disturbed"
-    with pytest.raises(latency.Disturbed, match="stolen"):
-        latency.calmly(lambda: next(found), 2)
+    monkeypatch.setattr(Watch, "disturbance", lambda _, quota: next(reasons))
+    assert calmly(lambda: next(found), 2)[0] == 2, "the first one was disturbed"
+    with pytest.raises(Disturbed, match="stolen"):
+        calmly(lambda: next(found), 2)
 
 
 def test_quota_is_a_number_of_cores(monkeypatch, tmp_path):
     files = {"/sys/fs/cgroup/cpu.max": tmp_path / "cpu.max"}
-    monkeypatch.setattr(latency, "Path", lambda name: files.get(name, tmp_path / "none"))
-    assert latency.quota() is None
+    monkeypatch.setattr(disturbance, "Path", lambda name: files.get(name, tmp_path / "none"))
+    assert disturbance.quota() is None
     for text, cores in (("max 100000", None), ("150000 100000", 1.5)):
         (tmp_path / "cpu.max").write_text(text + "\n")
-        assert latency.quota() == cores
+        assert disturbance.quota() == cores
 
 
 def test_processor_that_grows_too_hot_is_a_disturbance(untaken, monkeypatch, tmp_path):
@@ -248,14 +271,14 @@ def test_processor_that_grows_too_hot_is_a_disturbance(untaken, monkeypatch, tmp
     for count in counts:
         count.parent.mkdir(parents=True)
         count.write_text("7\n")
-    throttled = latency._throttled
-    monkeypatch.setattr(latency, "_throttled", lambda: throttled(tmp_path))
-    watch = latency.Watch(2)
+    throttled = disturbance._throttled
+    monkeypatch.setattr(disturbance, "_throttled", lambda: throttled(tmp_path))
+    watch = Watch(2)
     assert watch.throttled() == 0
     counts[1].write_text("9\n")
     assert watch.throttled() == 2
     clock = itertools.count()
-    monkeypatch.setattr(latency, "_throttled", lambda: next(clock))
+    monkeypatch.setattr(disturbance, "_throttled", lambda: next(clock))
     pairs = pairs_of(itertools.repeat(1.0), itertools.repeat(1.0))
     assert "the processor was too hot" in pairs.disturbed
 
@@ -263,9 +286,9 @@ def test_processor_that_grows_too_hot_is_a_disturbance(untaken, monkeypatch, tmp
 def test_warm_up_ends_when_times_are_stable(untaken):
     counted = []
     slow_start = iter([1.0] * 3 + [0.1] * 100)
-    pairs = latency.Pairs(lambda: counted.append(1) or next(slow_start), lambda: 0.0, 30, 2)
+    pairs = Pairs(lambda: counted.append(1) or next(slow_start), lambda: 0.0, 30, 2)
     pairs.warm_up()
-    assert len(counted) == 3 * latency.WARMUP_ROUNDS
+    assert len(counted) == 3 * WARMUP_ROUNDS
     assert not pairs.variant_s
 
 
@@ -278,23 +301,23 @@ def speed(ratio, half, anchor="plain"):
 
 def test_short_runs_are_held_to_what_is_far_slower():
     short = msgspec.structs.replace(speed(2.0, 0.005), run_ms=0.5)
-    assert latency.change(short, speed(2.0 / 1.1, 0.005)).verdict == "same"
-    assert latency.change(short, speed(2.0 / 1.3, 0.005)).verdict == "slower"
-    assert latency.change(speed(2.0, 0.005), speed(2.0 / 1.1, 0.005)).verdict == "slower"
+    assert change.change(short, speed(2.0 / 1.1, 0.005)).verdict == "same"
+    assert change.change(short, speed(2.0 / 1.3, 0.005)).verdict == "slower"
+    assert change.change(speed(2.0, 0.005), speed(2.0 / 1.1, 0.005)).verdict == "slower"
     older = msgspec.structs.replace(speed(2.0, 0.005), run_ms=0.0)
-    assert latency.change(older, msgspec.structs.replace(speed(2.0 / 1.1, 0.005), run_ms=0.5)).verdict == "same"
+    assert change.change(older, msgspec.structs.replace(speed(2.0 / 1.1, 0.005), run_ms=0.5)).verdict == "same"
 
 
 def test_approval_leaves_room_for_what_is_compared_with_it():
-    loosest = speed(2.0, np.log1p(latency.THRESHOLD) / np.sqrt(2) - 1e-6)
-    assert latency.tells(loosest)
-    assert latency.change(loosest, loosest).verdict == "same"
-    assert not latency.tells(speed(2.0, np.log1p(latency.THRESHOLD) / np.sqrt(2) + 1e-4))
+    loosest = speed(2.0, np.log1p(THRESHOLD) / np.sqrt(2) - 1e-6)
+    assert change.tells(loosest)
+    assert change.change(loosest, loosest).verdict == "same"
+    assert not change.tells(speed(2.0, np.log1p(THRESHOLD) / np.sqrt(2) + 1e-4))
 
 
 def test_change_is_said_the_way_it_went():
-    assert str(latency.change(speed(2.0, 0.0), speed(1.0, 0.0))) == "2.000 times slower (2.000 to 2.000)"
-    assert str(latency.change(speed(1.0, 0.0), speed(2.0, 0.0))) == "2.000 times faster (2.000 to 2.000)"
+    assert str(change.change(speed(2.0, 0.0), speed(1.0, 0.0))) == "2.000 times slower (2.000 to 2.000)"
+    assert str(change.change(speed(1.0, 0.0), speed(2.0, 0.0))) == "2.000 times faster (2.000 to 2.000)"
 
 
 @pytest.mark.parametrize(
@@ -313,11 +336,11 @@ def test_change_is_said_the_way_it_went():
     ],
 )
 def test_change_is_judged_by_threshold_and_interval(approved, now, verdict):
-    assert latency.change(approved, now).verdict == verdict
+    assert change.change(approved, now).verdict == verdict
 
 
 def test_intervals_of_both_sides_add_as_independent_errors():
-    found = latency.change(speed(2.0, 0.03), speed(1.0, 0.04))
+    found = change.change(speed(2.0, 0.03), speed(1.0, 0.04))
     assert found.slower == pytest.approx(2)
     assert found.interval == pytest.approx((2 * np.exp(-0.05), 2 * np.exp(0.05)))
 
@@ -334,7 +357,7 @@ def test_intervals_of_both_sides_add_as_independent_errors():
     ],
 )
 def test_change_is_clear_where_its_interval_holds_no_threshold(now, clear):
-    assert latency.change(speed(2.0, 0.005), now).clear == clear
+    assert change.change(speed(2.0, 0.005), now).clear == clear
 
 
 @pytest.mark.parametrize(
@@ -345,17 +368,17 @@ def test_change_is_clear_where_its_interval_holds_no_threshold(now, clear):
     ],
 )  # fmt: skip
 def test_approval_that_would_decide_nothing_tells_nothing(approved, tells):
-    assert latency.tells(approved) == tells
-    same = latency.change(approved, msgspec.structs.replace(approved, interval=(2.0, 2.0)))
+    assert change.tells(approved) == tells
+    same = change.change(approved, msgspec.structs.replace(approved, interval=(2.0, 2.0)))
     assert (same.verdict == "same") == tells
 
 
 @pytest.fixture
 def brisk(monkeypatch):
     """Blocks of made-up times need no garbage collection and no seconds."""
-    monkeypatch.setattr(latency, "undisturbed_by_garbage", contextlib.nullcontext)
-    monkeypatch.setattr(latency, "BLOCK_S", 0.0)
-    monkeypatch.setattr(latency, "BLOCK_PAIRS", 15)
+    monkeypatch.setattr(latency_pairs, "undisturbed_by_garbage", contextlib.nullcontext)
+    monkeypatch.setattr(latency_speed, "BLOCK_S", 0.0)
+    monkeypatch.setattr(latency_speed, "BLOCK_PAIRS", 15)
 
 
 def blocks_of(seed, *, ratio=2.0, settled=lambda now: True, opened=None):
@@ -368,11 +391,11 @@ def blocks_of(seed, *, ratio=2.0, settled=lambda now: True, opened=None):
             opened.append(seed)
         return (lambda: 1.0), (lambda: luck * float(np.exp(0.05 * random.normal())))
 
-    return latency.Blocks("plain", (1, 16), renew, "one", {}, settled)
+    return Blocks("plain", (1, 16), renew, "one", {}, settled)
 
 
 def test_yardstick_lasts_as_long_as_what_stands_beside_it(monkeypatch):
-    yardstick, once = latency.Yardstick(), itertools.chain([1.0] * 2, itertools.cycle([1.0, 3.0]))
+    yardstick, once = Yardstick(), itertools.chain([1.0] * 2, itertools.cycle([1.0, 3.0]))
     monkeypatch.setattr(yardstick, "once", lambda: next(once))
     assert yardstick.beside(lambda: 3.8)() == 2.0, "the mean of four"
 
@@ -381,8 +404,8 @@ def test_yardstick_runs_on_one_thread(monkeypatch):
     def threads():
         return [one["num_threads"] for one in threadpoolctl.threadpool_info() if one["user_api"] == "blas"]
 
-    yardstick, before, during = latency.Yardstick(), threads(), []
-    monkeypatch.setattr(latency.time, "process_time", lambda: during.extend(threads()) or 0.0)
+    yardstick, before, during = Yardstick(), threads(), []
+    monkeypatch.setattr(time, "process_time", lambda: during.extend(threads()) or 0.0)
     yardstick.once()
     monkeypatch.undo()
     if before in ([], [1]):
@@ -393,17 +416,17 @@ def test_yardstick_runs_on_one_thread(monkeypatch):
 
 def test_speed_has_the_spread_between_sessions_in_its_interval(brisk):
     """95 of 100 intervals hold the true ratio."""
-    found = latency.speeds([blocks_of(seed) for seed in range(200)], 30)
+    found = latency_speed.speeds([blocks_of(seed) for seed in range(200)], 30)
     held = sum(one.interval[0] <= 2 <= one.interval[1] for one in found)
     assert 0.9 <= held / len(found) < 1
-    assert all(one.sessions == latency.MIN_BLOCKS for one in found)
+    assert all(one.sessions == MIN_BLOCKS for one in found)
 
 
 def test_variants_take_turns_until_each_is_settled(brisk):
     opened = []
-    late = blocks_of(2, settled=lambda now: now.sessions == latency.MIN_BLOCKS + 2, opened=opened)
-    latency.speeds([blocks_of(1, opened=opened), late], 30)
-    assert opened == [1, 2] * latency.MIN_BLOCKS + [2, 2]
+    late = blocks_of(2, settled=lambda now: now.sessions == MIN_BLOCKS + 2, opened=opened)
+    latency_speed.speeds([blocks_of(1, opened=opened), late], 30)
+    assert opened == [1, 2] * MIN_BLOCKS + [2, 2]
 
 
 def test_variant_that_does_not_run_stops_no_other(brisk):
@@ -413,38 +436,38 @@ def test_variant_that_does_not_run_stops_no_other(brisk):
     def measurement(case):
         if case == "lost":
             raise OSError("no such artifact")
-        broken = latency.Blocks("plain", (1, 16), renew, "one", {}, lambda now: True)
+        broken = Blocks("plain", (1, 16), renew, "one", {}, lambda now: True)
         return broken if case == "broken" else blocks_of(1)
 
     cases = ["lost", "broken", "sound"]
-    ran = bench.able(cases, measurement, "sound")
+    ran = able(cases, measurement, "sound")
     assert list(ran) == ["sound"]
-    assert latency.speeds(list(ran.values()), 30)[0].sessions == latency.MIN_BLOCKS
+    assert latency_speed.speeds(list(ran.values()), 30)[0].sessions == MIN_BLOCKS
     with pytest.raises(RuntimeError, match="no such operator"):
-        bench.able(cases, measurement, "broken")
+        able(cases, measurement, "broken")
     with pytest.raises(OSError, match="no such artifact"):
-        bench.able(cases, measurement, "lost")
+        able(cases, measurement, "lost")
 
 
 def test_blocks_end_when_time_is_up(brisk):
-    (found,) = latency.speeds([blocks_of(1, settled=lambda now: False)], 0)
-    assert found.sessions == latency.MIN_BLOCKS
+    (found,) = latency_speed.speeds([blocks_of(1, settled=lambda now: False)], 0)
+    assert found.sessions == MIN_BLOCKS
 
 
-MOST_BLOCKS = latency.SPEED_S["quick"] / latency.BLOCK_S
+MOST_BLOCKS = SPEED_S["quick"] / BLOCK_S
 
 
 def verdicts(slowdown, trials=150):
     """What the gate says of a slowdown, with an approval of its own for every trial."""
-    approved = latency.speeds([blocks_of(seed, settled=latency.precise) for seed in range(trials)], 30)
+    approved = latency_speed.speeds([blocks_of(seed, settled=precise) for seed in range(trials)], 30)
 
     def held_to(one):
-        return lambda now: now.sessions >= MOST_BLOCKS or latency.change(one, now).clear
+        return lambda now: now.sessions >= MOST_BLOCKS or change.change(one, now).clear
 
     now = [
         blocks_of(trials + seed, ratio=2 / (1 + slowdown), settled=held_to(one)) for seed, one in enumerate(approved)
     ]
-    return [latency.change(one, new).verdict for one, new in zip(approved, latency.speeds(now, 30), strict=True)]
+    return [change.change(one, new).verdict for one, new in zip(approved, latency_speed.speeds(now, 30), strict=True)]
 
 
 def test_slowdown_by_5_percent_is_seen_and_none_is_not(brisk):
@@ -466,7 +489,7 @@ def test_runs_are_timed_apart_from_what_is_around_them(monkeypatch):
             now[0] += 1.0
             return feeds
 
-    runtime = bench.Watched(Slow([SimpleNamespace(name="input_ids")], [SimpleNamespace(name="logits")]))
+    runtime = Watched(Slow([SimpleNamespace(name="input_ids")], [SimpleNamespace(name="logits")]))
     outputs = [runtime({"input_ids": np.arange(3)}) for _ in range(2)]
     assert (runtime.seconds, now[0], runtime.inputs) == (20.0, 22.0, ["input_ids"])
     assert outputs[1]["logits"].tolist() == [1, 2, 3]
@@ -484,7 +507,7 @@ def test_workload_counts_padding():
     ran = []
     for batch, by_length, padding, runs in ((1, False, 0, 4), (2, False, 0.25, 2), (2, True, 0, 2)):
         ran.clear()
-        found = latency.workload(
+        found = latency_throughput.workload(
             lambda feeds: ran.append(feeds["input_ids"].shape), encoded, batch, by_length=by_length
         )
         assert (found.batch, found.sorted, found.padding) == (batch, by_length, padding)
@@ -502,7 +525,7 @@ def test_callers_call_at_the_same_time():
         with lock:
             running.discard(threading.get_ident())
 
-    found = latency.callers(run, 3, 2)
+    found = latency_throughput.callers(run, 3, 2)
     assert most[0] == 3
     assert (found.callers, found.threads) == (3, 2)
     assert found.p50_ms >= 2
@@ -511,7 +534,7 @@ def test_callers_call_at_the_same_time():
 def test_footprint_of_a_process_that_fails_is_an_error(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"no graph")
     with pytest.raises(RuntimeError, match="the measuring process ended with exit code 1"):
-        latency.footprint(tmp_path / "model.onnx", 1, "CPUExecutionProvider", {})
+        footprint.footprint(tmp_path / "model.onnx", 1, "CPUExecutionProvider", {})
 
 
 def slow_with_garbage(checkpoint):

@@ -8,14 +8,33 @@ import numpy as np
 import onnx
 import pytest
 
-from fixtures import export, hardware, m3, store, variants
-from fixtures.closeness import Layout
-from fixtures.models import Checkpoint
-from fixtures.probes import TEXTS
-from fixtures.runtimes import OnnxRuntime, TorchRuntime
+from fixtures.build.store import Store
+from fixtures.export import bge_m3 as bge_m3_export
+from fixtures.export import recipes
+from fixtures.export.bge_m3 import add_heads
+from fixtures.export.onnx_export import OPSET
+from fixtures.export.variants import VARIANT
+from fixtures.models import bge_m3 as bge_m3_model
+from fixtures.models.bge_m3 import COLBERT_FILE, SPARSE_FILE
+from fixtures.models.checkpoints import Checkpoint
+from fixtures.runtimes import hardware
+from fixtures.runtimes.onnx_runtime import OnnxRuntime
+from fixtures.runtimes.torch_runtime import TorchRuntime
+from fixtures.scoring import bge_m3
+from fixtures.scoring.bge_m3 import (
+    OUTPUTS,
+    colbert_score,
+    dense_score,
+    dropped_ids,
+    lexical_score,
+    lexical_table,
+    lexical_weights,
+)
+from fixtures.scoring.closeness import Layout, three_heads
+from fixtures.scoring.probes import TEXTS
 
 MACHINE = hardware.detect()
-HEADS = tuple(m3.OUTPUTS)
+HEADS = tuple(OUTPUTS)
 LIMITS = {"plain": 1e-5, "O1": 1e-5, "O2": 1e-5, "O2-raw-mask": 1e-5, "O3": 2e-3}
 """Variant -> largest error of a component; O3 has an approximate GELU."""
 # Two texts: CLS, two tokens, end; and CLS, one token, end, padding.
@@ -32,16 +51,14 @@ SPECIAL = frozenset([0, 1, 2, 3])
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """Return a function: variant name, or "checkpoint" -> folder of a tiny BGE-M3."""
-    kept = store.Store(tmp_path_factory.mktemp("store"))
+    kept = Store(tmp_path_factory.mktemp("store"))
     none = Checkpoint(None, None, "sha256:" + "0" * 64)
-    root = export.prepare("m3", none, "seeded:xlm_roberta@12", auto_class="fixtures.m3:load")
+    root = recipes.prepare("m3", none, "seeded:xlm_roberta@12", auto_class="fixtures.m3:load")
 
     def folder(name):
         step = root
         if name != "checkpoint":
-            step = export.plan(
-                "m3", variants.VARIANT[name], root, "feature-extraction", MACHINE, exporter="fixtures.m3:export"
-            )
+            step = recipes.plan("m3", VARIANT[name], root, "feature-extraction", MACHINE, exporter=bge_m3_export.export)
         for one in step.lineage():
             artifact = kept.run(one)
         return artifact.folder
@@ -85,8 +102,8 @@ def test_module_is_the_encoder_with_three_heads(built, feeds, reference):
     hidden = TorchRuntime(built("checkpoint"), "AutoModel", 1)(feeds)["last_hidden_state"]
     expected = {
         "dense_vecs": unit(hidden[:, 0]),
-        "sparse_vecs": np.maximum(head(m3.SPARSE_FILE, hidden), 0),
-        "colbert_vecs": unit(head(m3.COLBERT_FILE, hidden[:, 1:]) * feeds["attention_mask"][:, 1:, None]),
+        "sparse_vecs": np.maximum(head(SPARSE_FILE, hidden), 0),
+        "colbert_vecs": unit(head(COLBERT_FILE, hidden[:, 1:]) * feeds["attention_mask"][:, 1:, None]),
     }
     for name in HEADS:
         np.testing.assert_allclose(reference[name], expected[name], rtol=0, atol=1e-5, err_msg=name)
@@ -105,8 +122,8 @@ def test_graph_equals_the_module(built, feeds, reference, variant, head):
 def test_quantized_graphs_resemble_the_module(built, feeds, reference, variant):
     """The outliers of a seeded checkpoint are hard on int8: most of a text must survive, and no head may be lost."""
     mask = feeds["attention_mask"]
-    found = m3.rows(OnnxRuntime(built(variant) / "model.onnx", 1)(feeds), mask)
-    before = m3.rows(reference, mask)
+    found = bge_m3.rows(OnnxRuntime(built(variant) / "model.onnx", 1)(feeds), mask)
+    before = bge_m3.rows(reference, mask)
     weights, vectors = found[:, 0], found[:, 1:]
     assert np.isfinite(found).all()
     assert np.median((vectors * before[:, 1:]).sum(axis=1)) > 0.9
@@ -131,7 +148,7 @@ def test_batch_and_length_are_free(built):
         "colbert_vecs": ["batch", "length_without_cls", 32],
     }
     assert [one.name for one in graph.input] == ["input_ids", "attention_mask"]
-    assert model.opset_import[0].version == export.OPSET
+    assert model.opset_import[0].version == OPSET
 
 
 def test_vectors_have_unit_norm_and_padding_has_none(reference, feeds):
@@ -144,9 +161,9 @@ def test_vectors_have_unit_norm_and_padding_has_none(reference, feeds):
 
 def test_a_checkpoint_without_a_head_is_refused(tmp_path):
     """FlagEmbedding gives it a random one."""
-    (tmp_path / m3.COLBERT_FILE).write_bytes(b"")
+    (tmp_path / COLBERT_FILE).write_bytes(b"")
     with pytest.raises(FileNotFoundError, match=r'lacks sparse_linear\.pt: .* task = "embedding"'):
-        m3.load(tmp_path)
+        bge_m3_model.load(tmp_path)
 
 
 def test_seeded_heads_are_the_same_bytes_every_time(built, tmp_path):
@@ -154,13 +171,13 @@ def test_seeded_heads_are_the_same_bytes_every_time(built, tmp_path):
 
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_bytes((built("checkpoint") / name).read_bytes())
-    m3.add_heads(tmp_path, transformers.AutoConfig.from_pretrained(tmp_path), 12)
-    for name in (m3.SPARSE_FILE, m3.COLBERT_FILE):
+    add_heads(tmp_path, transformers.AutoConfig.from_pretrained(tmp_path), 12)
+    for name in (SPARSE_FILE, COLBERT_FILE):
         assert (tmp_path / name).read_bytes() == (built("checkpoint") / name).read_bytes()
 
 
 def test_seeded_heads_find_some_tokens_worth_a_weight(reference, feeds, tokenizer):
-    counted = (feeds["attention_mask"] == 1) & ~np.isin(feeds["input_ids"], list(m3.dropped_ids(tokenizer)))
+    counted = (feeds["attention_mask"] == 1) & ~np.isin(feeds["input_ids"], list(dropped_ids(tokenizer)))
     share = (reference["sparse_vecs"][..., 0][counted] > 0).mean()
     assert 0.25 < share < 0.9, f"{share:.0%} of the tokens have a weight"
 
@@ -176,7 +193,7 @@ def test_planning_imports_no_framework():
 def test_rows_are_weight_and_vector_of_each_token():
     """The first of a text has the dense vector, the others their ColBERT vector; padding has no row."""
     np.testing.assert_array_equal(
-        m3.rows(BY_HAND, MASK),
+        bge_m3.rows(BY_HAND, MASK),
         np.float32([
             [5, 1, 0], [0.5, 1, 0], [0.25, 0, 1], [5, -1, 0],
             [5, 0.6, 0.8], [0.125, 0.6, 0.8], [5, 0, -1],
@@ -185,16 +202,16 @@ def test_rows_are_weight_and_vector_of_each_token():
 
 
 def test_rows_of_vectors_of_two_sizes_are_filled_up():
-    found = m3.rows({**BY_HAND, "colbert_vecs": BY_HAND["colbert_vecs"][..., :1]}, MASK)
+    found = bge_m3.rows({**BY_HAND, "colbert_vecs": BY_HAND["colbert_vecs"][..., :1]}, MASK)
     np.testing.assert_array_equal(found[0], [5, 1, 0])
     np.testing.assert_array_equal(found[4:6], np.float32([[5, 0.6, 0.8], [0.125, 0.6, 0]]))
 
 
 def test_rows_follow_a_mask_that_begins_later():
     """Under left padding the first token that is left has the dense vector."""
-    found = m3.rows(BY_HAND, MASK[:, ::-1])
+    found = bge_m3.rows(BY_HAND, MASK[:, ::-1])
     np.testing.assert_array_equal(found[4:], np.float32([[0.125, 0.6, 0.8], [5, 0, -1], [5, 0, 0]]))
-    narrow = m3.rows({**BY_HAND, "dense_vecs": BY_HAND["dense_vecs"][:, :1]}, MASK[:, ::-1])
+    narrow = bge_m3.rows({**BY_HAND, "dense_vecs": BY_HAND["dense_vecs"][:, :1]}, MASK[:, ::-1])
     np.testing.assert_array_equal(narrow[4], np.float32([0.125, 0.6, 0]))
 
 
@@ -208,11 +225,11 @@ def test_rows_follow_a_mask_that_begins_later():
     ids=["weight", "dense", "colbert"],
 )
 def test_each_head_has_its_metrics(place, moved):
-    before = m3.rows(BY_HAND, MASK)
+    before = bge_m3.rows(BY_HAND, MASK)
     after = before.copy()
     after[place] += 0.5
     layout = Layout(MASK.sum(axis=1), [None] * 2, [None] * 2)
-    same, found = m3.compare(before, before, layout), m3.compare(before, after, layout)
+    same, found = three_heads(before, before, layout), three_heads(before, after, layout)
     assert same.metrics == pytest.approx(
         {"max_abs_error": 0, "min_cosine": 1, "min_token_cosine": 1, "max_weight_error": 0, "max_similarity_change": 0}
     )
@@ -225,21 +242,21 @@ def test_each_head_has_its_metrics(place, moved):
 def test_rows_of_a_text_without_tokens_are_none(empty):
     mask = MASK.copy()
     mask[empty] = 0
-    rows = m3.rows(BY_HAND, mask)
+    rows = bge_m3.rows(BY_HAND, mask)
     assert len(rows) == mask.sum()
-    assert m3.compare(rows, rows, Layout(mask.sum(axis=1), [None] * 2, [None] * 2)).metrics["min_cosine"] == 1
+    assert three_heads(rows, rows, Layout(mask.sum(axis=1), [None] * 2, [None] * 2)).metrics["min_cosine"] == 1
 
 
 def test_scores_that_are_not_finite_are_not_compared():
-    rows = m3.rows(BY_HAND, MASK)
-    assert not m3.compare(rows, rows * np.float32(np.nan), Layout(MASK.sum(axis=1), [None] * 2, [None] * 2)).compared
+    rows = bge_m3.rows(BY_HAND, MASK)
+    assert not three_heads(rows, rows * np.float32(np.nan), Layout(MASK.sum(axis=1), [None] * 2, [None] * 2)).compared
 
 
 # --------------------------------------------------------------------------- what users compare
 
 
 def test_vectors_are_those_of_the_tokens():
-    found = m3.vectors(BY_HAND, {"input_ids": IDS, "attention_mask": MASK}, SPECIAL)
+    found = bge_m3.vectors(BY_HAND, {"input_ids": IDS, "attention_mask": MASK}, SPECIAL)
     assert found.lexical == [{7: 0.5}, {9: 0.125}]
     assert [len(one) for one in found.colbert] == [3, 2], "a vector per token but CLS, none for padding"
     np.testing.assert_array_equal(found.dense, BY_HAND["dense_vecs"])
@@ -247,28 +264,28 @@ def test_vectors_are_those_of_the_tokens():
 
 def test_lexical_weights_are_the_largest_per_token():
     ids, weights = np.array([0, 8, 5, 8, 8, 6, 2]), np.array([9, 0.1, 0.2, 0.7, 0.3, 0.0, 9])
-    assert m3.lexical_weights(ids, weights, SPECIAL) == {8: 0.7, 5: 0.2}
+    assert lexical_weights(ids, weights, SPECIAL) == {8: 0.7, 5: 0.2}
 
 
 def test_special_tokens_have_no_lexical_weight(tokenizer):
     """CLS, end, padding and unknown; the mask token is a word like others."""
-    dropped = m3.dropped_ids(tokenizer)
+    dropped = dropped_ids(tokenizer)
     assert dropped == set(tokenizer.convert_tokens_to_ids(["<s>", "</s>", "<pad>", "<unk>"]))
     ids = np.array([*sorted(dropped), tokenizer.mask_token_id])
-    assert m3.lexical_weights(ids, np.ones(5), dropped) == {tokenizer.mask_token_id: 1}
+    assert lexical_weights(ids, np.ones(5), dropped) == {tokenizer.mask_token_id: 1}
 
 
 def test_lexical_table_has_a_column_per_token():
-    ids, table = m3.lexical_table([{9: 0.5, 4: 1.0}, {}, {4: 0.25}])
+    ids, table = lexical_table([{9: 0.5, 4: 1.0}, {}, {4: 0.25}])
     np.testing.assert_array_equal(ids, [4, 9])
     np.testing.assert_array_equal(table, [[1, 0.5], [0, 0], [0.25, 0]])
-    assert m3.lexical_table([{}, {}])[1].shape == (2, 0)
+    assert lexical_table([{}, {}])[1].shape == (2, 0)
 
 
 def test_similarities_are_those_done_by_hand():
     query, passage = BY_HAND["colbert_vecs"][0][:2], BY_HAND["colbert_vecs"][1][:2]
-    assert m3.dense_score(*BY_HAND["dense_vecs"]) == pytest.approx(0.6)
-    assert m3.lexical_score({4: 0.5, 9: 2.0, 5: 1.0}, {9: 0.25, 4: 0.5}) == pytest.approx(0.75)
-    assert m3.lexical_score({4: 0.5}, {9: 0.25}) == 0
-    assert m3.colbert_score(query, passage) == pytest.approx((0.6 + 0.8) / 2)
-    assert m3.colbert_score(passage, query) == pytest.approx((0.8 + 0.0) / 2)
+    assert dense_score(*BY_HAND["dense_vecs"]) == pytest.approx(0.6)
+    assert lexical_score({4: 0.5, 9: 2.0, 5: 1.0}, {9: 0.25, 4: 0.5}) == pytest.approx(0.75)
+    assert lexical_score({4: 0.5}, {9: 0.25}) == 0
+    assert colbert_score(query, passage) == pytest.approx((0.6 + 0.8) / 2)
+    assert colbert_score(passage, query) == pytest.approx((0.8 + 0.0) / 2)

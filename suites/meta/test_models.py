@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from fixtures import models
-from fixtures.gate import read_model
-from fixtures.models import CheckpointUnavailable, ModelError
+from fixtures.gate.session import read_model
+from fixtures.models import checkpoints
+from fixtures.models.checkpoints import CheckpointUnavailable, checkpoint_files, digest_of, find_checkpoint
+from fixtures.models.settings import Latency, ModelError, Tokenizer
 
 EMBEDDER = 'task = "embedding"\nsource = "path:checkpoint"\nmax_length = 16\npooling = "mean"\n'
 
@@ -32,8 +33,8 @@ def read(folder, text):
 def test_keys_have_their_defaults(folder):
     settings = read(folder, EMBEDDER).settings
     assert (settings.pooling, settings.normalize, settings.variants) == ("mean", False, None)
-    assert settings.tokenizer == models.Tokenizer()
-    assert settings.latency == models.Latency()
+    assert settings.tokenizer == Tokenizer()
+    assert settings.latency == Latency()
 
 
 def test_all_keys(folder):
@@ -101,32 +102,32 @@ def test_digest_is_that_of_sha256sum(folder):
     files = [folder / "checkpoint" / name for name in ("config.json", "model.safetensors", "tokenizer.json")]
     lines = "".join(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files)
     expected = hashlib.sha256(lines.encode()).hexdigest()
-    found = models.find_checkpoint(read(folder, EMBEDDER + f'digest = "sha256:{expected}"\n'))
+    found = find_checkpoint(read(folder, EMBEDDER + f'digest = "sha256:{expected}"\n'))
     assert found.digest == f"sha256:{expected}"
     assert found.bytes == sum(file.stat().st_size for file in files)
 
 
 def test_missing_digest_prints_the_line_to_add(folder):
     with pytest.raises(ModelError) as error:
-        models.find_checkpoint(read(folder, EMBEDDER))
+        find_checkpoint(read(folder, EMBEDDER))
     line = re.search(r'digest = "sha256:[0-9a-f]{64}"', str(error.value))
-    assert models.find_checkpoint(read(folder, EMBEDDER + line.group() + "\n")).folder == folder / "checkpoint"
+    assert find_checkpoint(read(folder, EMBEDDER + line.group() + "\n")).folder == folder / "checkpoint"
 
 
 def test_changed_checkpoint_is_refused(folder):
     with pytest.raises(ModelError) as error:
-        models.find_checkpoint(read(folder, EMBEDDER))
+        find_checkpoint(read(folder, EMBEDDER))
     text = EMBEDDER + re.search(r'digest = "sha256:[0-9a-f]{64}"', str(error.value)).group() + "\n"
     (folder / "checkpoint" / "README.md").write_text("not part of it")
-    models.find_checkpoint(read(folder, text))
+    find_checkpoint(read(folder, text))
     (folder / "checkpoint" / "model.safetensors").write_bytes(b"Weights")
     with pytest.raises(ModelError, match=r"model.toml:5: digest: .* not the pinned sha256:.*--approve"):
-        models.find_checkpoint(read(folder, text))
+        find_checkpoint(read(folder, text))
 
 
 def test_wrong_adapter_is_refused(folder):
     with pytest.raises(ModelError, match=r"model.toml:5: adapter: .* holds no adapter_model.safetensors"):
-        models.find_checkpoint(read(folder, EMBEDDER + 'adapter = "lora"\n'))
+        find_checkpoint(read(folder, EMBEDDER + 'adapter = "lora"\n'))
 
 
 def removed(file):
@@ -161,7 +162,7 @@ def pointed(file):
 def test_checkpoint_that_is_not_whole_is_refused(folder, name, spoil, message):
     spoil(folder / "checkpoint" / name)
     with pytest.raises(ModelError, match=message):
-        models.find_checkpoint(read(folder, EMBEDDER))
+        find_checkpoint(read(folder, EMBEDDER))
 
 
 @pytest.mark.parametrize(
@@ -179,7 +180,7 @@ def test_source_of_a_candidate_is_checked(folder, where, message):
     (folder / "adapter").mkdir()
     (folder / "adapter" / "adapter_config.json").write_text("{}")
     with pytest.raises(ModelError, match=message):
-        models.candidate(read(folder, EMBEDDER), where.format(folder=folder), ("bert",))
+        checkpoints.candidate(read(folder, EMBEDDER), where.format(folder=folder), ("bert",))
 
 
 def test_line_of_a_key_is_below_its_table(folder):
@@ -198,30 +199,30 @@ def test_line_of_a_key_is_below_its_table(folder):
 )
 def test_missing_checkpoint_is_unavailable(folder, source, message):
     with pytest.raises(CheckpointUnavailable, match=message):
-        models.find_checkpoint(read(folder, EMBEDDER.replace("path:checkpoint", source)))
+        find_checkpoint(read(folder, EMBEDDER.replace("path:checkpoint", source)))
 
 
 def test_checkpoint_without_weights_is_unavailable(folder):
     (folder / "checkpoint" / "model.safetensors").rename(folder / "checkpoint" / "model.h5")
     with pytest.raises(CheckpointUnavailable, match=r"holds no weights: neither \*\.safetensors nor"):
-        models.find_checkpoint(read(folder, EMBEDDER))
+        find_checkpoint(read(folder, EMBEDDER))
 
 
 def test_pickled_weights_count_only_where_there_are_no_others(folder):
     checkpoint = folder / "checkpoint"
     (checkpoint / "pytorch_model.bin").write_bytes(b"older")
-    assert checkpoint / "pytorch_model.bin" not in models.checkpoint_files(checkpoint)
+    assert checkpoint / "pytorch_model.bin" not in checkpoint_files(checkpoint)
     (checkpoint / "model.safetensors").unlink()
-    assert checkpoint / "pytorch_model.bin" in models.checkpoint_files(checkpoint)
+    assert checkpoint / "pytorch_model.bin" in checkpoint_files(checkpoint)
     with pytest.raises(ModelError, match="digest: missing"):
-        models.find_checkpoint(read(folder, EMBEDDER))
+        find_checkpoint(read(folder, EMBEDDER))
 
 
 def test_hub_without_network_is_unavailable(folder, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     text = EMBEDDER.replace("path:checkpoint", "hub:example/none@" + "0" * 40)
     with pytest.raises(CheckpointUnavailable, match=r"example/none at 0{40} is neither cached nor reachable"):
-        models.find_checkpoint(read(folder, text))
+        find_checkpoint(read(folder, text))
 
 
 def test_hub_snapshot_is_read_from_the_cache(folder, tmp_path, monkeypatch):
@@ -234,8 +235,8 @@ def test_hub_snapshot_is_read_from_the_cache(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     text = EMBEDDER.replace("path:checkpoint", f"hub:example/tiny@{commit}")
-    found = models.find_checkpoint(read(folder, text))
+    found = find_checkpoint(read(folder, text))
     assert found.folder == snapshot
-    assert found.digest == f"sha256:{models.digest_of(snapshot, models.checkpoint_files(snapshot))}"
+    assert found.digest == f"sha256:{digest_of(snapshot, checkpoint_files(snapshot))}"
     with pytest.raises(ModelError, match="not the pinned sha256:0"):
-        models.find_checkpoint(read(folder, text + f'digest = "sha256:{"0" * 64}"\n'))
+        find_checkpoint(read(folder, text + f'digest = "sha256:{"0" * 64}"\n'))

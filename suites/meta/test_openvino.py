@@ -7,9 +7,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from fixtures import hardware, runtimes, seeded
-from fixtures.runtimes import OPENVINO, OnnxRuntime
-from fixtures.variants import ON_REQUEST, VARIANT
+from fixtures.export import seeded
+from fixtures.export.variants import ON_REQUEST, VARIANT
+from fixtures.runtimes import opening
+from fixtures.runtimes.hardware import Machine
+from fixtures.runtimes.onnx_runtime import OnnxRuntime
+from fixtures.runtimes.session import OPENVINO
 from suites.meta.house import EMBEDDER, LOOSE, RERANKER, House
 
 OURS = [one.name for one in ON_REQUEST if one.provider == OPENVINO]
@@ -21,7 +24,7 @@ LOGITS = (
 
 
 def test_without_openvino_its_variants_are_unsupported():
-    machine = hardware.Machine("x86_64", "avx2", "avx2", "cpu", 2, 2, 2**30, ("CPUExecutionProvider",))
+    machine = Machine("x86_64", "avx2", "avx2", "cpu", 2, 2, 2**30, ("CPUExecutionProvider",))
     assert OURS == ["openvino", "openvino-quantized", "openvino-static"]
     for name in OURS:
         assert VARIANT[name].unsupported(machine) == (
@@ -44,7 +47,7 @@ def test_runtime_answers_as_onnxruntime_does(openvino, tmp_path):
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "m.onnx")
     openvino.save_model(openvino.convert_model(tmp_path / "m.onnx"), tmp_path / "m.xml")
     feeds = {"input_ids": np.array([[5, 6, 7]]), "attention_mask": np.array([[1, 1, 0]]), "more": np.zeros(1)}
-    ours, theirs = runtimes.load(tmp_path / "m.xml", 1, OPENVINO), OnnxRuntime(tmp_path / "m.onnx", 1)
+    ours, theirs = opening.load(tmp_path / "m.xml", 1, OPENVINO), OnnxRuntime(tmp_path / "m.onnx", 1)
     assert sorted(ours.inputs) == sorted(theirs.inputs)
     assert ours.outputs == theirs.outputs
     first = ours(feeds)["masked"]

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fixtures import probes
-from fixtures.probes import LONG_TEXT, PAIRS, TEXTS, Probe
+from fixtures.scoring import probes
+from fixtures.scoring.probes import LENGTHS, LONG_TEXT, PAIRS, TEXTS, Probe, cut_to_length
 
 NOTES_PAIRS = [
     ("Odio comer manzana.", "I reallly like eating apple"),
@@ -69,7 +69,7 @@ def test_scripts_and_kinds_are_there():
     assert "https://" in everything
     assert "" in {probe.text for probe in TEXTS if not probe.length}
     assert any(len(probe.text.split()) == 1 for probe in TEXTS)
-    assert {probe.length for probe in TEXTS} == {None, *probes.LENGTHS}
+    assert {probe.length for probe in TEXTS} == {None, *LENGTHS}
 
 
 def test_field_notes_are_among_them():
@@ -79,7 +79,7 @@ def test_field_notes_are_among_them():
 
 
 def test_lengths_are_those_of_their_names():
-    assert [probes.LENGTHS[name](256) for name in ("limit", "limit+1", "4*limit")] == [256, 257, 1024]
+    assert [LENGTHS[name](256) for name in ("limit", "limit+1", "4*limit")] == [256, 257, 1024]
 
 
 def words(text):
@@ -93,12 +93,12 @@ def pieces(text):
 
 @given(st.integers(8, 3000), st.sampled_from([words, pieces]))
 def test_text_is_cut_to_the_exact_length(tokens, count_tokens):
-    assert count_tokens(probes.cut_to_length(count_tokens, tokens)) == tokens
+    assert count_tokens(cut_to_length(count_tokens, tokens)) == tokens
 
 
 def test_text_that_cannot_be_cut_is_an_error():
     with pytest.raises(ValueError, match="cannot make a text of exactly 9 tokens"):
-        probes.cut_to_length(lambda text: 2 * len(text.split()), 9)
+        cut_to_length(lambda text: 2 * len(text.split()), 9)
 
 
 def test_filled_probe_keeps_everything_but_its_length():

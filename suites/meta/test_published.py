@@ -9,14 +9,26 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from fixtures import export, hardware, m3, models, probes, published, runtimes, seeded, store, variants
-from fixtures.gate import read_model
-from fixtures.models import Checkpoint, ModelError
-from fixtures.published import Measured, Published
+from fixtures.build.manifest import key_of
+from fixtures.build.store import StepFailed, Store
+from fixtures.export import recipes, seeded
+from fixtures.export.variants import VARIANT
+from fixtures.gate.session import read_model
+from fixtures.models import settings
+from fixtures.models.checkpoints import Checkpoint
+from fixtures.models.settings import Model, ModelError
+from fixtures.runtimes import hardware
+from fixtures.runtimes.torch_runtime import TorchRuntime
+from fixtures.scoring import bge_m3, published, published_scores
+from fixtures.scoring.bge_m3 import colbert_score, dense_score, dropped_ids, lexical_score
+from fixtures.scoring.published import Measured, Published
+from fixtures.scoring.published_scores import plan_published, plan_variant
+from fixtures.scoring.tasks import TASKS
+from fixtures.scoring.tokens import plan_tokens
 from suites.meta.test_gate import ROOT, House
 
 MACHINE = hardware.detect()
-SHIPPED = sorted(models.find(ROOT / "baselines" / "hub"))
+SHIPPED = sorted(settings.find(ROOT / "baselines" / "hub"))
 FERRY = "The last ferry leaves at six, and the crew sleeps on the island."
 QUESTION = "Where does the crew sleep?"
 TEMPLATE = "Query: {query}\nPassage: {passage}\nAnswer:"
@@ -48,7 +60,7 @@ def test_rows_say_what_their_document_says(tmp_path):
 def test_without_the_file_there_are_no_rows(tmp_path):
     model = folder_of(tmp_path)
     assert published.read(model) == ()
-    assert published.plan_published(model, (), Checkpoint(None, None, ""), None) is None
+    assert plan_published(model, (), Checkpoint(None, None, ""), None) is None
 
 
 LOGIT = SCORE.replace("similarity", "logit")
@@ -123,23 +135,23 @@ def row_of(value=0.5, kind="similarity", answer="", **more):
     ],
 )
 def test_what_is_off_by_more_than_it_may_be_is_missed(row, found, ceiling, missed):
-    assert bool(published.misses("tiny", [row], [found], ceiling)) == missed
+    assert bool(published_scores.misses("tiny", [row], [found], ceiling)) == missed
 
 
 def test_message_has_all_that_one_needs():
-    (message,) = published.misses("tiny", [row_of(label=1)], [Measured(0.75)])
+    (message,) = published_scores.misses("tiny", [row_of(label=1)], [Measured(0.75)])
     for part in (
         *("tiny", "similarity of label 1", "'first first", "...", "| 'second'", "published 0.5, measured 0.75"),
         *("off by 0.25", "tolerance 0.01", "https://example.org", "(fp16)", "fp16 rounds", "compare task, pooling"),
     ):
         assert part in message
-    (message,) = published.misses("tiny O2", [row_of()], [Measured(0.75)], {"max_similarity_change": 0.125})
+    (message,) = published_scores.misses("tiny O2", [row_of()], [Measured(0.75)], {"max_similarity_change": 0.125})
     assert "tolerance 0.01 and ceiling 0.125" in message
 
 
 def test_a_number_that_does_not_match_its_row_is_an_error():
     with pytest.raises(ValueError, match="zip"):
-        published.misses("tiny", [row_of(), row_of()], [Measured(0.5)])
+        published_scores.misses("tiny", [row_of(), row_of()], [Measured(0.5)])
 
 
 # --------------------------------------------------------- every kind beside Transformers' own
@@ -149,12 +161,12 @@ def test_a_number_that_does_not_match_its_row_is_an_error():
 class Built:
     """A tiny model of one task: its rows, checkpoint, measured values and step, and the store that it lies in."""
 
-    model: models.Model
+    model: Model
     rows: tuple
     root: object
     tokens: object
     step: object
-    store: store.Store
+    store: Store
 
     @property
     def checkpoint(self):
@@ -164,7 +176,7 @@ class Built:
     def measured(self):
         for one in self.step.lineage():
             artifact = self.store.run(one)
-        return published.load(artifact.folder)
+        return published_scores.load(artifact.folder)
 
     def load(self, auto_class):
         import transformers
@@ -175,7 +187,7 @@ class Built:
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory):
-    return store.Store(tmp_path_factory.mktemp("store"))
+    return Store(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture
@@ -185,10 +197,10 @@ def build(kept, tmp_path):
     def build(task, architecture, scores, more=""):
         model = folder_of(tmp_path, DOCUMENT + scores, task, f"seeded:{architecture}@9", more)
         none = Checkpoint(None, None, "sha256:" + "0" * 64)
-        auto_class = published.TASKS[task].auto_class
-        root = export.prepare(task, none, model.settings.source, auto_class, model.settings.labels)
-        tokens, rows = probes.plan_tokens(model, root), published.read(model)
-        return Built(model, rows, root, tokens, published.plan_published(model, rows, root, tokens), kept)
+        auto_class = TASKS[task].auto_class
+        root = recipes.prepare(task, none, model.settings.source, auto_class, model.settings.labels)
+        tokens, rows = plan_tokens(model, root), published.read(model)
+        return Built(model, rows, root, tokens, plan_published(model, rows, root, tokens), kept)
 
     return build
 
@@ -274,27 +286,27 @@ def test_three_heads_are_compared_as_flagembedding_does(build):
     _, tokenizer = built.load("AutoModel")
     feeds = tokenizer([QUESTION, FERRY], padding=True, return_tensors="np")
     feeds = {name: np.asarray(feeds[name], np.int64) for name in ("input_ids", "attention_mask")}
-    outputs = runtimes.TorchRuntime(built.checkpoint, "fixtures.m3:load", 1)(feeds)
-    dense, lexical, colbert = vars(m3.vectors(outputs, feeds, m3.dropped_ids(tokenizer))).values()
-    expected = [m3.dense_score(*dense), m3.lexical_score(*lexical), m3.colbert_score(*colbert)]
+    outputs = TorchRuntime(built.checkpoint, "fixtures.m3:load", 1)(feeds)
+    dense, lexical, colbert = vars(bge_m3.vectors(outputs, feeds, dropped_ids(tokenizer))).values()
+    expected = [dense_score(*dense), lexical_score(*lexical), colbert_score(*colbert)]
     assert [one.value for one in built.measured] == pytest.approx(expected, abs=1e-5)
     assert expected[1] > 0
 
 
 def test_a_label_that_the_model_lacks_is_said(build):
     built = build("text-classification", "distilbert", score("logit", FERRY, label=3), "labels = 3\n")
-    with pytest.raises(store.StepFailed, match="names label 3, and the model has 3, counted from 0"):
+    with pytest.raises(StepFailed, match="names label 3, and the model has 3, counted from 0"):
         built.measured  # noqa: B018
 
 
 def test_variant_is_measured_on_the_same_tokens(build):
     built = build("rerank", "xlm_roberta", score("logit", QUESTION, FERRY) + score("logit", FERRY, QUESTION))
-    plain = variants.VARIANT["plain"]
-    artifact = export.plan("tiny", plain, built.root, "text-classification", MACHINE)
-    step = published.plan_variant(built.model, built.rows, plain, artifact, built.step, MACHINE)
+    plain = VARIANT["plain"]
+    artifact = recipes.plan("tiny", plain, built.root, "text-classification", MACHINE)
+    step = plan_variant(built.model, built.rows, plain.provider, artifact, built.step, MACHINE)
     for one in step.lineage():
         folder = built.store.run(one).folder
-    found = [one.value for one in published.load(folder)]
+    found = [one.value for one in published_scores.load(folder)]
     assert found == pytest.approx([one.value for one in built.measured], abs=1e-4)
 
 
@@ -302,7 +314,7 @@ def test_the_store_asks_again_only_if_something_else_is_asked(build):
     """A tolerance or a published value that is corrected needs no new measurement; an input or a setting does."""
 
     def key(scores, more=""):
-        return store.key_of(build("embedding", "bert", scores, more).step.document)
+        return key_of(build("embedding", "bert", scores, more).step.document)
 
     first = key(score("similarity", FERRY, QUESTION))
     assert key(score("similarity", FERRY, QUESTION, value=0.25)) == first

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from fixtures import remote
-from fixtures.remote import Remote
-from fixtures.store import Store, StoreError
+from fixtures.build.remote import SECRET, Remote, Unreachable
+from fixtures.build.store import Store, StoreError
 from suites.meta.house import EMBEDDER, FEW, LOOSE, House
 
 KEY, OTHER = "0" * 32, "1" * 32
@@ -49,7 +48,7 @@ def bucket(server, tmp_path, monkeypatch):
         "AWS_DEFAULT_REGION": "us-east-1",
     }.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.delenv(remote.SECRET, raising=False)
+    monkeypatch.delenv(SECRET, raising=False)
     import s3fs
 
     s3fs.S3FileSystem.clear_instance_cache()
@@ -105,7 +104,7 @@ def test_upload_that_breaks_off_leaves_nothing(bucket, tmp_path, monkeypatch):
         raise ConnectionError("the network is gone")
 
     monkeypatch.setattr(tarfile.TarFile, "add", breaks)
-    with pytest.raises(remote.Unreachable, match=r"does not take 0+\.tar: ConnectionError: the network is gone"):
+    with pytest.raises(Unreachable, match=r"does not take 0+\.tar: ConnectionError: the network is gone"):
         Remote(url).send(KEY, "manifest.json", built.folder)
     assert not [file for file in files.rglob("*") if file.is_file()]
     shared = Store(tmp_path / "other", url)
@@ -178,7 +177,7 @@ def test_shared_secret_refuses_what_was_made_up_whole(bucket, tmp_path, monkeypa
     """Whoever may write to the bucket can make weights and the manifest fit; the signature they cannot."""
     _, url = bucket
     Store(tmp_path / "forger", url).build(KEY, {}, write("forged"))
-    monkeypatch.setenv(remote.SECRET, "between us")
+    monkeypatch.setenv(SECRET, "between us")
     there = Store(tmp_path / "there", url)
     assert there.find(KEY) is None
     assert "is not signed with the secret in EXPORTGATE_STORE_SECRET" in there.said[0]

@@ -8,11 +8,12 @@ from html.parser import HTMLParser
 import msgspec
 import pytest
 
-from fixtures import tasks
-from fixtures.baselines import Cell
-from fixtures.report import files, table, terminal
+from fixtures.latency.records import Cell
+from fixtures.report import files, terminal
 from fixtures.report.conclusions import conclude
 from fixtures.report.results import Failure, ModelResult, Results, VariantResult
+from fixtures.report.table import summarise
+from fixtures.scoring.tasks import TASKS
 
 NASTY = "no approved scores | for <b>this</b> tier\nand a second line"
 NO_GPU = "O4 needs CUDAExecutionProvider, and this machine has CPUExecutionProvider"
@@ -34,7 +35,7 @@ def cell(ratio, shape=(1, 128), p50_ms=30.0):
 
 def judged(task, variant, ratio, **more):
     """Return a variant inside its ceiling, timed at two shapes."""
-    metrics = tasks.TASKS[task].metrics
+    metrics = TASKS[task].metrics
     result = VariantResult(
         variant, digest="sha256:ab", bytes=90_400_000, load_ms=120.0, peak_rss_mb=310.0,
         closeness=dict(zip(metrics, CLOSE[task], strict=True)),
@@ -46,7 +47,7 @@ def judged(task, variant, ratio, **more):
 
 def model(name, task):
     """Return a model with a variant of every status; the two fastest must not be deployed."""
-    error = tasks.TASKS[task].metrics[0]
+    error = TASKS[task].metrics[0]
     failing = judged(task, "O3-quantized", 3.4)
     failing.closeness[error] = math.nan
     variants = [
@@ -138,7 +139,7 @@ def test_terminal_fits_and_cuts_nothing(results, width, color):
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in text
     assert "..." not in text
-    for row in table.summarise(results):
+    for row in summarise(results):
         line = re.compile("^" + r" +".join(map(re.escape, row.cells)) + "$", re.MULTILINE)
         assert line.search(text), f"{row} is on no single line of\n{text}"
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fixtures.restore import fewest
+from fixtures.export.restore import fewest
 from suites.meta.house import EMBEDDER, House
 
 RESTORED = (

@@ -2,8 +2,12 @@
 
 import pytest
 
-from fixtures import export, faults, hardware, seeded
-from fixtures.models import Settings
+from fixtures.export import seeded
+from fixtures.export.onnx_export import OPSET, export_onnx
+from fixtures.faults import fault as faults_fault
+from fixtures.faults.table import FAULT
+from fixtures.models.settings import Settings
+from fixtures.runtimes import hardware
 from suites.meta.rivals import RIVALS
 
 SETTINGS = Settings(task="embedding", source="seeded:bert@7", max_length=64, pooling="mean", normalize=True)
@@ -16,7 +20,7 @@ def sound(tmp_path_factory):
     for name in ("checkpoint", "plain"):
         (folder / name).mkdir()
     seeded.make([], folder / "checkpoint", {"architecture": "bert", "seed": 7, "auto_class": "AutoModel", "labels": 1})
-    export.export_onnx([folder / "checkpoint"], folder / "plain", {"task": "feature-extraction", "opset": export.OPSET})
+    export_onnx([folder / "checkpoint"], folder / "plain", {"task": "feature-extraction", "opset": OPSET})
     return folder / "checkpoint", folder / "plain"
 
 
@@ -25,8 +29,8 @@ def faulty(sound, tmp_path):
     def build(name):
         place = tmp_path / name
         place.mkdir()
-        fault = faults.FAULT[name]
-        return faults.build(fault, "plain", {"plain": sound[1]}, SETTINGS, hardware.detect(None), place)
+        fault = FAULT[name]
+        return faults_fault.build(fault, "plain", {"plain": sound[1]}, SETTINGS, hardware.detect(None), place)
 
     return build
 

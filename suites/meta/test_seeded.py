@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from fixtures.probes import ANSWERS, PAIRS, TEXTS, fill
-from fixtures.seeded import ARCHITECTURES, OUTLIER_EVERY, OUTLIER_SCALE, POSITIONS, make
+from fixtures.export.seeded import ARCHITECTURES, OUTLIER_EVERY, OUTLIER_SCALE, POSITIONS, make
+from fixtures.scoring.probes import ANSWERS, PAIRS, TEXTS, fill
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

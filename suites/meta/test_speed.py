@@ -7,9 +7,11 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from fixtures import bench, hardware
-from fixtures.baselines import Cell
-from fixtures.latency import CELL_THRESHOLD
+from fixtures.gate.speed_verdicts import anchor_of, judge_cell
+from fixtures.latency.change import CELL_THRESHOLD
+from fixtures.latency.records import Cell
+from fixtures.runtimes import hardware
+from fixtures.runtimes.hardware import CUDA
 from suites.meta.house import EMBEDDER, LOOSE, House
 
 SPEED = "suites/latency/test_latency.py::test_speed"
@@ -129,9 +131,9 @@ def test_cell_is_held_to_that_of_its_shape_and_machine(approved, edit, said):
     )  # fmt: skip
     if said == "fails":
         with pytest.raises(pytest.fail.Exception, match=r"(?s)m O2: 1.300 times slower .*25.0% pass; 10 pairs"):
-            bench.judge_cell(case, now)
+            judge_cell(case, now)
     else:
-        bench.judge_cell(case, now)
+        judge_cell(case, now)
         assert ["times faster" in one for one in case.result.stale] == [True] * bool(said)
 
 
@@ -253,10 +255,10 @@ def test_plain_is_held_to_numpy(house, tier):
 
 @pytest.mark.parametrize(
     ("variant", "provider", "anchor"),
-    [("O2", hardware.CUDA, "plain"), ("plain", "CPUExecutionProvider", "numpy"), ("plain", hardware.CUDA, "PyTorch")],
+    [("O2", CUDA, "plain"), ("plain", "CPUExecutionProvider", "numpy"), ("plain", CUDA, "PyTorch")],
 )
 def test_numpy_is_no_anchor_of_what_a_gpu_computes(variant, provider, anchor):
-    assert bench._anchor(SimpleNamespace(variant=SimpleNamespace(name=variant), provider=provider)) == anchor
+    assert anchor_of(SimpleNamespace(variant=SimpleNamespace(name=variant), provider=provider)) == anchor
 
 
 def test_faster_than_approved_is_a_stale_baseline(house, tier):

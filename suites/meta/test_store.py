@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from fixtures import store as stores
-from fixtures.export import Step
-from fixtures.models import Checkpoint
-from fixtures.store import Damaged, Location, StepFailed, Store, StoreError
+from fixtures.build import manifest
+from fixtures.build import store as stores
+from fixtures.build.manifest import Damaged, key_of, write_manifest
+from fixtures.build.step import Step, step_function
+from fixtures.build.store import Location, StepFailed, Store, StoreError
+from fixtures.build.workers import workers_for
+from fixtures.models.checkpoints import Checkpoint
 
 KEY = "0" * 32
 
@@ -103,7 +106,7 @@ def test_damaged_artifact_is_noticed_and_built_again(store, damage, words):
     built = store.build(KEY, {}, write("one"))
     damage(built.folder)
     with pytest.raises(Damaged, match=words):
-        stores.verify(KEY, built.folder)
+        manifest.verify(KEY, built.folder)
     with pytest.warns(UserWarning, match=f"{words}.*it is built again"):
         assert store.build(KEY, {}, write("one")) == built
 
@@ -163,6 +166,7 @@ def test_build_in_progress_is_not_swept(store):
 # ------------------------------------------------------------------------------------------ steps
 
 
+@step_function("test_store:copy_and_spoil_input")
 def copy_and_spoil_input(inputs, output, parameters):
     """Worse than ORTOptimizer, which deletes its input's external data: overwrite it first."""
     for file in inputs[0].iterdir():
@@ -171,10 +175,12 @@ def copy_and_spoil_input(inputs, output, parameters):
         file.unlink()
 
 
+@step_function("test_store:read_input")
 def read_input(inputs, output, parameters):
     (output / "size").write_text(str((inputs[0] / "model.safetensors").stat().st_size))
 
 
+@step_function("test_store:fail")
 def fail(inputs, output, parameters):
     print("words before the end")
     raise ValueError("no such operator")
@@ -188,11 +194,9 @@ def checkpoint(tmp_path):
 
 
 @pytest.fixture
-def step(monkeypatch):
+def step():
     """Return a function that makes a step of a function of this file."""
-    functions = {function.__name__: function for function in (copy_and_spoil_input, fail, read_input)}
-    monkeypatch.setattr(Step, "function", lambda self: functions[self.run])
-    return lambda function, *inputs: Step(function.__name__, function.__name__, inputs)
+    return lambda function, *inputs: Step(function, function.__name__, inputs)
 
 
 def test_step_gets_a_private_copy(store, checkpoint, step):
@@ -200,7 +204,7 @@ def test_step_gets_a_private_copy(store, checkpoint, step):
     second = Step(first.run, "second", (first,), {"number": 2})
     built, after = store.run(first), store.run(second)
     assert (checkpoint.folder / "model.safetensors").read_text() == "weights"
-    stores.verify(built.key, built.folder)
+    manifest.verify(built.key, built.folder)
     assert (after.folder / "model.safetensors").read_text() == "weights"
 
 
@@ -231,7 +235,7 @@ def test_step_on_a_full_disk_is_a_store_error(store, checkpoint, step, monkeypat
 def test_measurement_is_made_again_when_its_input_comes_out_otherwise(store, checkpoint, step):
     """A step by content reads the stored files themselves, and its key follows their content."""
     first = step(copy_and_spoil_input, checkpoint)
-    measure = Step("read_input", "measure", (first,), by_content=True)
+    measure = Step(read_input, "measure", (first,), by_content=True)
     assert not store.has(measure)
     built = store.run(measure)
     assert (built.folder / "size").read_text() == "7"
@@ -241,7 +245,7 @@ def test_measurement_is_made_again_when_its_input_comes_out_otherwise(store, che
     (artifact / "model.safetensors").write_text("other")
     (artifact / "manifest.json").unlink()
     assert not store.has(measure)
-    stores._write_manifest(artifact, store.key(first), first.document)
+    write_manifest(artifact, store.key(first), first.document)
     assert not store.has(measure)
     assert (store.run(measure).folder / "size").read_text() == "5"
 
@@ -266,9 +270,9 @@ def test_store_that_cannot_be_written_is_refused(tmp_path):
 
 
 def test_key_is_of_the_document_and_not_of_its_order():
-    assert stores.key_of({"a": 1, "b": [2]}) == stores.key_of({"b": [2], "a": 1})
-    assert stores.key_of({"a": 1}) != stores.key_of({"a": 2})
-    assert len(stores.key_of({})) == 32
+    assert key_of({"a": 1, "b": [2]}) == key_of({"b": [2], "a": 1})
+    assert key_of({"a": 1}) != key_of({"a": 2})
+    assert len(key_of({})) == 32
 
 
 @pytest.mark.parametrize(
@@ -276,4 +280,4 @@ def test_key_is_of_the_document_and_not_of_its_order():
     [(2, 24e9, 90e6, 2), (16, 24e9, 90e6, 15), (16, 24e9, 2.3e9, 1), (4, 1e8, 1e6, 1)],
 )
 def test_workers_fit_cores_and_memory(threads, memory, checkpoint, workers):
-    assert stores.workers_for(threads, int(memory), int(checkpoint)) == workers
+    assert workers_for(threads, int(memory), int(checkpoint)) == workers

@@ -5,8 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from fixtures import tasks, updates
-from fixtures.closeness import METRICS, Layout
+from fixtures.scoring import closeness
+from fixtures.scoring import update as scoring_update
+from fixtures.scoring.closeness import METRICS, Layout
+from fixtures.scoring.tasks import TASKS
+from fixtures.scoring.update import DEFAULTS, EMBEDDINGS, LABELS, RERANK, SHOWN, SPANS, Move, labels, spans
 from suites.meta.house import EMBEDDER, FEW, LOOSE, House
 
 RANDOM = np.random.default_rng(4)
@@ -18,14 +21,14 @@ LABELLED = RANDOM.standard_normal((12, 3))
 
 
 def test_every_task_has_limits_for_its_updates():
-    for task in tasks.TASKS.values():
+    for task in TASKS.values():
         assert set(task.update.metrics) <= METRICS.keys()
-        assert set(task.update.metrics) <= updates.DEFAULTS.keys()
+        assert set(task.update.metrics) <= DEFAULTS.keys()
 
 
 @pytest.mark.parametrize(
     ("kind", "scores"),
-    [(updates.EMBEDDINGS, EMBEDDED), (updates.RERANK, LOGITS), (updates.LABELS, LABELLED)],
+    [(EMBEDDINGS, EMBEDDED), (RERANK, LOGITS), (LABELS, LABELLED)],
 )
 def test_nothing_moves_where_nothing_changed(kind, scores):
     found = kind.measure(scores, scores.copy(), LISTS)
@@ -40,7 +43,7 @@ def perfect(name):
 def test_rotation_and_another_width_change_no_meaning_of_embeddings():
     turned = EMBEDDED @ np.linalg.qr(RANDOM.standard_normal((8, 8)))[0]
     wider = np.hstack([turned, np.zeros((12, 4))])
-    found = updates.embeddings(EMBEDDED, wider, NONE)
+    found = scoring_update.embeddings(EMBEDDED, wider, NONE)
     assert found.metrics["max_similarity_change"] < 1e-9
     assert found.metrics["neighbour_order_flips"] == 0
 
@@ -48,12 +51,12 @@ def test_rotation_and_another_width_change_no_meaning_of_embeddings():
 def test_one_text_that_moved_is_the_one_that_is_listed():
     moved = EMBEDDED.copy()
     moved[3] = moved[7]
-    found = updates.embeddings(EMBEDDED, moved, NONE)
+    found = scoring_update.embeddings(EMBEDDED, moved, NONE)
     assert found.moves[0].rows.count(3) == 1
-    similarity = updates.closeness.similarities(EMBEDDED)
+    similarity = closeness.similarities(EMBEDDED)
     assert found.moves[0].before == f"cosine {similarity[found.moves[0].rows]:.3f}"
     assert found.metrics["max_similarity_change"] == pytest.approx(
-        np.abs(similarity - updates.closeness.similarities(moved)).max()
+        np.abs(similarity - closeness.similarities(moved)).max()
     )
 
 
@@ -63,12 +66,12 @@ def test_order_flips_count_decided_comparisons_only():
     after = np.array([[1.0, 0.1, 0.9], [0.1, 1.0, 0.2], [0.9, 0.2, 1.0]])
     # Decided: of the first, 0.9 against 0.1 (turns round); of the second, 0.9 against 0.2 (turns round);
     # of the third, 0.1 against 0.2 is closer than half the deviation of (0.9, 0.1, 0.2), which is 0.18.
-    assert updates._neighbour_order_flips(before, after) == 1.0
-    assert updates._neighbour_order_flips(before, before) == 0.0
+    assert scoring_update._neighbour_order_flips(before, after) == 1.0
+    assert scoring_update._neighbour_order_flips(before, before) == 0.0
 
 
 def test_monotonous_change_keeps_order_and_moves_thresholds():
-    found = updates.rerank(LOGITS, LOGITS * 2 + 3, LISTS)
+    found = scoring_update.rerank(LOGITS, LOGITS * 2 + 3, LISTS)
     assert found.metrics["kendall_tau"] == 1
     assert found.metrics["top1_agreement"] == 1
     assert found.metrics["max_threshold_shift"] == pytest.approx(np.abs(LOGITS + 3).max())
@@ -78,7 +81,7 @@ def test_threshold_shift_is_that_of_the_sorted_logits():
     """Swapping two passages' logits moves no threshold at all, though order turns round."""
     swapped = LOGITS.copy()
     swapped[[0, 1]] = swapped[[1, 0]]
-    found = updates.rerank(LOGITS, swapped, LISTS)
+    found = scoring_update.rerank(LOGITS, swapped, LISTS)
     assert found.metrics["max_threshold_shift"] == 0
     assert found.metrics["kendall_tau"] < 1
     assert {found.moves[0].rows, found.moves[1].rows} == {(0,), (1,)}
@@ -88,7 +91,7 @@ def test_flipped_labels_are_listed_first():
     new = LABELLED + 0.5  # no probability moves
     best = new[5].argmax()
     new[5, (best + 1) % 3] = new[5, best] + 0.01
-    found = updates.labels(LABELLED, new, NONE)
+    found = labels(LABELLED, new, NONE)
     assert found.metrics["argmax_agreement"] == pytest.approx(11 / 12)
     assert found.moves[0].rows == (5,)
     assert found.moves[0].before.startswith(f"label {best} ")
@@ -102,10 +105,10 @@ def test_spans_and_token_labels_are_counted_by_probe():
     after = before.copy()
     after[5] = 0
     after[6] = 5
-    found = updates.spans(before, after, layout)
+    found = spans(before, after, layout)
     assert found.metrics == {"span_agreement": 0.5}
-    assert found.moves[0] == updates.Move((1,), "tokens 1-1", "2-2")
-    tokens = updates.labels(before - [0, 1], after - [0, 1], layout)
+    assert found.moves[0] == Move((1,), "tokens 1-1", "2-2")
+    tokens = labels(before - [0, 1], after - [0, 1], layout)
     assert tokens.moves[0].rows in ((0,), (1,))
     assert "labels" in tokens.moves[0].before
 
@@ -113,9 +116,9 @@ def test_spans_and_token_labels_are_counted_by_probe():
 @pytest.mark.parametrize(
     ("kind", "approved", "new", "reason"),
     [
-        (updates.SPANS, np.zeros((7, 2)), np.zeros((8, 2)), "only checkpoints whose tokenizers agree"),
-        (updates.EMBEDDINGS, EMBEDDED, np.full_like(EMBEDDED, np.nan), "not finite"),
-        (updates.RERANK, LOGITS, np.full_like(LOGITS, np.inf), "not finite"),
+        (SPANS, np.zeros((7, 2)), np.zeros((8, 2)), "only checkpoints whose tokenizers agree"),
+        (EMBEDDINGS, EMBEDDED, np.full_like(EMBEDDED, np.nan), "not finite"),
+        (RERANK, LOGITS, np.full_like(LOGITS, np.inf), "not finite"),
     ],
 )
 def test_what_cannot_be_measured_says_why(kind, approved, new, reason):
@@ -143,8 +146,8 @@ def test_candidate_that_means_the_same_passes(shop):
     assert done.returncode == 0, done.text
     assert house.statuses() == {"plain": "pass", "quantized": "pass"}
     update = house.gate()["models"][0]["update"]
-    assert 0 < update["max_similarity_change"] < updates.DEFAULTS["max_similarity_change"]
-    assert len(house.gate()["models"][0]["moved"]) == updates.SHOWN
+    assert 0 < update["max_similarity_change"] < DEFAULTS["max_similarity_change"]
+    assert len(house.gate()["models"][0]["moved"]) == SHOWN
 
 
 def test_candidate_that_means_something_else_fails_and_says_what_moved(shop):
@@ -154,7 +157,7 @@ def test_candidate_that_means_something_else_fails_and_says_what_moved(shop):
     (failure,) = house.gate()["failures"]
     assert failure["check"] == "update_keeps_its_meaning"
     assert "moved most, before -> after:" in failure["message"]
-    assert failure["message"].count("cosine ") >= updates.SHOWN
+    assert failure["message"].count("cosine ") >= SHOWN
     assert f"--candidate=bert={folder / 'far'}" in failure["message"]
     page = (house.report / "gate.md").read_text()
     assert "Change of meaning of bert" in page

@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 from safetensors.numpy import save_file
 
-from fixtures.report import results, upgrade
-from fixtures.report.results import FAIL, Failure, ModelResult, Results, VariantResult
+from fixtures.report import upgrade
+from fixtures.report.results import FAIL, UNSUPPORTED, Failure, ModelResult, Results, VariantResult
 
 REAL = {"1.20": "1.20.1", "1.23": "1.23.2", "1.27": "1.27.0", "newest": "1.32.0"}
 
@@ -24,7 +24,7 @@ def found(ort, transformers):
         VariantResult(
             "quantized", drift={"max_abs_error": moved}, graph="one file", status=FAIL if moved > 0.01 else "pass"
         ),
-        VariantResult("O4", status=results.UNSUPPORTED),
+        VariantResult("O4", status=UNSUPPORTED),
     ]
     model = ModelResult("tiny", "sha256:1", "embedding", reference_drift={"max_abs_error": older}, variants=variants)
     failures = [Failure("tiny", "quantized", "scores_do_not_drift", "too far")] if moved > 0.01 else []

@@ -18,7 +18,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
-from fixtures import export, m3, seeded, weights
+from fixtures.export import onnx_export, quantize, seeded
+from fixtures.export.onnx_export import OPSET, export_onnx
+from fixtures.export.quantize import quantize_fused
+from fixtures.graphs import weights
+from fixtures.models import tensors as models_tensors
+from fixtures.models.bge_m3 import COLBERT_FILE
+from fixtures.models.tensors import WeightsUnreadable
 from suites.conformance import test_weights
 
 INT8 = {"weights_dtype": "QUInt8", "activations_dtype": "QUInt8", "per_channel": True, "reduce_range": True}
@@ -35,11 +41,11 @@ def folders(tmp_path_factory):
         folder.mkdir()
     for name, seed in (("checkpoint", 7), ("other", 8)):
         seeded.make([], found[name], {"architecture": "bert", "seed": seed, "auto_class": "AutoModel", "labels": 1})
-    export.export_onnx([found["checkpoint"]], found[PLAIN], {"task": "feature-extraction", "opset": export.OPSET})
+    export_onnx([found["checkpoint"]], found[PLAIN], {"task": "feature-extraction", "opset": OPSET})
     for name, step, source, parameters in (
-        (O2, export.optimize, PLAIN, {"level": "O2", "raw_mask": False}),
-        (QUANTIZED, export.quantize, PLAIN, INT8),
-        (O2_QUANTIZED, export.quantize_fused, O2, INT8),
+        (O2, onnx_export.optimize, PLAIN, {"level": "O2", "raw_mask": False}),
+        (QUANTIZED, quantize.quantize, PLAIN, INT8),
+        (O2_QUANTIZED, quantize_fused, O2, INT8),
     ):
         shutil.copytree(found[source], copy := root / f"copy for {name}")
         step([copy], found[name], parameters)
@@ -48,12 +54,12 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def checkpoint(folders):
-    return weights.read(folders["checkpoint"])
+    return models_tensors.read(folders["checkpoint"])
 
 
 @pytest.fixture(scope="module")
 def other(folders):
-    return weights.read(folders["other"])
+    return models_tensors.read(folders["other"])
 
 
 @pytest.fixture
@@ -474,8 +480,8 @@ def test_weight_that_is_stored_inputs_first_is_not_transposed(tmp_path):
     for folder in folders:
         folder.mkdir()
     seeded.make([], folders[0], {"architecture": "gpt2", "seed": 3, "auto_class": "AutoModel", "labels": 1})
-    export.export_onnx(folders[:1], folders[1], {"task": "feature-extraction", "opset": export.OPSET})
-    model, tensors = onnx.load(folders[1] / "model.onnx"), weights.read(folders[0])
+    export_onnx(folders[:1], folders[1], {"task": "feature-extraction", "opset": OPSET})
+    model, tensors = onnx.load(folders[1] / "model.onnx"), models_tensors.read(folders[0])
     compared = weights.compare(tensors, model)
     assert (compared.differences, compared.share) == ((), 1)
     one = next(one for one in model.graph.initializer if one.name.endswith("h.1.attn.c_proj.weight"))
@@ -493,7 +499,7 @@ def test_checkpoints_are_read_widened_and_from_shards(tmp_path):
     save_file({"layers.0.w1": floats}, tmp_path / "consolidated.safetensors")  # the same, as Mistral names it
     index = {"weight_map": {"a.weight": "model-1.safetensors", "b.weight": "model-2.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    found = weights.read(tmp_path)
+    found = models_tensors.read(tmp_path)
     assert {name: array.dtype for name, array in found.items()} == {"a.weight": np.float32, "b.weight": np.float32}
     assert np.array_equal(found["a.weight"], floats.astype(ml_dtypes.bfloat16).astype(np.float32))
     assert np.array_equal(found["b.weight"], floats.astype(np.float16).astype(np.float32))
@@ -507,19 +513,19 @@ def test_pickled_checkpoints_are_read_without_pytorch(tmp_path):
         "x.weight": base.T, "x.bias": torch.nn.Parameter(base[1, 2:5]), "half": base.bfloat16(), "n": torch.arange(2),
     }  # fmt: skip
     torch.save(state, tmp_path / "pytorch_model.bin")
-    torch.save({"weight": base}, tmp_path / m3.COLBERT_FILE)
-    found = weights.read(tmp_path)
+    torch.save({"weight": base}, tmp_path / COLBERT_FILE)
+    found = models_tensors.read(tmp_path)
     assert found.keys() == {"x.weight", "x.bias", "half", "colbert_linear.weight"}
     for name in ("x.weight", "x.bias", "half"):
         assert np.array_equal(found[name], state[name].detach().float().numpy())
 
 
 def test_unreadable_checkpoints_say_why(tmp_path):
-    with pytest.raises(weights.WeightsUnreadable, match=r"neither \*.safetensors nor pytorch_model"):
-        weights.read(tmp_path)
+    with pytest.raises(WeightsUnreadable, match=r"neither \*.safetensors nor pytorch_model"):
+        models_tensors.read(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps({"a": 1}))
-    with pytest.raises(weights.WeightsUnreadable, match=r"pytorch_model.bin is no file that torch.save writes"):
-        weights.read(tmp_path)
+    with pytest.raises(WeightsUnreadable, match=r"pytorch_model.bin is no file that torch.save writes"):
+        models_tensors.read(tmp_path)
 
 
 class Evil:
@@ -536,8 +542,8 @@ def test_pickled_code_is_not_run(tmp_path):
     import torch
 
     torch.save({"a": Evil(tmp_path / "mark")}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(weights.WeightsUnreadable, match="it names"):
-        weights.read(tmp_path)
+    with pytest.raises(WeightsUnreadable, match="it names"):
+        models_tensors.read(tmp_path)
     assert not (tmp_path / "mark").exists()
 
 
