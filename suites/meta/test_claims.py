@@ -18,10 +18,11 @@ from fixtures.latency.records import Cell, Workload
 from fixtures.latency.throughput import workload_name
 from fixtures.report import files, terminal
 from fixtures.report.conclusions import conclude
-from fixtures.report.results import FAILS, HOLDS, UNMEASURED, Check, ModelResult, Results, VariantResult
+from fixtures.report.results import Check, ClaimStatus, ModelResult, Results, Status, VariantResult
 from fixtures.report.table import answers
 from fixtures.scoring.probes import LONG_TEXT
 
+HOLDS, FAILS, UNMEASURED = ClaimStatus
 CLAIM = {claim.name: claim for claim in CLAIMS}
 SHAPES = ((1, 16), (1, 128), (1, 512), (8, 16), (8, 128))
 ERROR = {"rerank": "max_logit_error", "embedding": "max_abs_error"}
@@ -93,9 +94,9 @@ def erring(task="rerank", **errors):
 
 FUSED = ("O2-quantized", "O3-quantized")
 OWN = (variant("O2", 1.1), variant("O3", 1.1))
-REFUSED = Check("fail", "Unable to find data type for weight_name")
+REFUSED = Check(Status.FAIL, "Unable to find data type for weight_name")
 UNNAMED = ("rerankers-not-by-default", "default-may-not-do", "task-must-be-named")
-FULL = Check("fail", "no space left on device")
+FULL = Check(Status.FAIL, "no space left on device")
 WAYS = [
     # 64 ms for a batch of 8 are 8 ms per text, 51.2 are 6.4 and 83.2 are 10.4: 1.3 times those of one by one
     ("batch-1-is-fastest", batched(83.2), HOLDS, "2 of 2 above 1; plain 1x128 over 8x128 1.3 (1.28 to 1.32)"),
@@ -239,7 +240,7 @@ def test_every_claim_is_answered_every_way():
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=str)
 def test_nothing_is_answered_where_nothing_was_measured(claim):
-    found = rule.answer(claim, model(VariantResult("plain"), VariantResult("O4", status="unsupported")))
+    found = rule.answer(claim, model(VariantResult("plain"), VariantResult("O4", status=Status.UNSUPPORTED)))
     assert (found.answer, found.evidence) == (UNMEASURED, NOTHING)
     assert "run suites/accuracy and suites/latency in the same run" in found.evidence
 
@@ -388,7 +389,9 @@ def test_two_shapes_that_one_variant_saw_tell_nothing():
 
 
 def test_unsupported_variants_say_why():
-    result = model(VariantResult("O3", status="unsupported", reason="Optimum does not know it"), variant("O2", 1.15))
+    result = model(
+        VariantResult("O3", status=Status.UNSUPPORTED, reason="Optimum does not know it"), variant("O2", 1.15)
+    )
     found, evidence = said("O2-and-O3-over-plain", result)
     assert found == HOLDS
     assert "O3: Optimum does not know it" in evidence

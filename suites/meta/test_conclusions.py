@@ -6,7 +6,7 @@ import pytest
 from fixtures.latency.records import Callers, Cell
 from fixtures.latency.throughput import callers_name, workload_name
 from fixtures.report.recommendation import choose, front, recommend
-from fixtures.report.results import ModelResult, VariantResult
+from fixtures.report.results import ModelResult, Status, VariantResult
 
 GOALS = ["lowest p50 at batch 1", "highest throughput", "smallest file", "smallest error"]
 
@@ -80,7 +80,7 @@ def test_errors_below_what_two_runs_differ_by_are_alike_and_the_fastest_is_chose
     assert (found.variant, found.alike) == ("O2", ["plain", "O1"])
 
 
-@pytest.mark.parametrize("status", ["fail", "unsupported"])
+@pytest.mark.parametrize("status", [Status.FAIL, Status.UNSUPPORTED])
 def test_what_failed_is_not_chosen(status):
     broken = variant("O3", 9, 1, 1e-9, status=status)
     assert all(one.variant != "O3" for one in choose(model(PLAIN, broken)))
@@ -152,12 +152,12 @@ def test_circle_of_what_cannot_be_told_apart_stays_on_the_front():
 @pytest.mark.parametrize(
     ("name", "ratio", "torch", "status", "said"),
     [
-        ("plain", 1.0, 2.0, "pass",
+        ("plain", 1.0, 2.0, Status.PASS,
          "deploy plain: 2.0 times slower than PyTorch at 1x128, 90 MB, max_abs_error 1e-07"),
-        ("plain", 1.0, 0.98, "pass", "deploy plain: as fast as PyTorch at 1x128, 90 MB, max_abs_error 1e-07"),
-        ("plain", 1.0, None, "pass", "deploy plain: 90 MB, max_abs_error 1e-07"),
-        ("O2", 1.3, 0.5, "unbaselined", "deploy O2: 2.6 times faster than PyTorch and 1.3 times faster than plain at "
-         "1x128, 90 MB, max_abs_error 1e-07; unbaselined"),
+        ("plain", 1.0, 0.98, Status.PASS, "deploy plain: as fast as PyTorch at 1x128, 90 MB, max_abs_error 1e-07"),
+        ("plain", 1.0, None, Status.PASS, "deploy plain: 90 MB, max_abs_error 1e-07"),
+        ("O2", 1.3, 0.5, Status.UNBASELINED, "deploy O2: 2.6 times faster than PyTorch and 1.3 times faster than plain "
+         "at 1x128, 90 MB, max_abs_error 1e-07; unbaselined"),
     ],
 )  # fmt: skip
 def test_recommendation_says_what_it_is_faster_than(name, ratio, torch, status, said):
@@ -176,4 +176,4 @@ def test_without_latencies_size_and_error_are_chosen_all_the_same():
 
 
 def test_nothing_is_chosen_where_nothing_passes():
-    assert choose(model(variant("plain", 1, 90, 1e-7, status="fail"))) == []
+    assert choose(model(variant("plain", 1, 90, 1e-7, status=Status.FAIL))) == []

@@ -10,7 +10,7 @@ import pytest
 from fixtures.gate.session import ROOT
 from fixtures.latency.records import Cell
 from fixtures.report import files, fleet
-from fixtures.report.results import Failure, ModelResult, Results, VariantResult
+from fixtures.report.results import Failure, ModelResult, Results, Status, VariantResult
 
 CEILING = {"max_abs_error": 0.08}
 
@@ -39,11 +39,11 @@ def folders(tmp_path):
     ours = [variant("plain", "p", 1e-6, 1.0), variant("O2", "o", 2e-6, 1.3), variant("quantized", "s8", 0.03, 3.0)]
     theirs = [variant("plain", "p", 1e-6, 1.0), variant("O2", "o", 3e-6, 1.1), variant("quantized", "u8", 0.05, 2.0)]
     ours.append(variant("O2-quantized", "both", 0.01, 4.0))
-    theirs.append(variant("O2-quantized", "both", 0.5, 4.0, status="fail"))
+    theirs.append(variant("O2-quantized", "both", 0.5, 4.0, status=Status.FAIL))
     failure = Failure("m", "O2-quantized", "scores_stay_within_ceiling", "m O2-quantized: too far")
     return [
         report(tmp_path / "a", "avx512_vnni", ours),
-        report(tmp_path / "b", "avx2", theirs, failures=[failure], verdict="fail"),
+        report(tmp_path / "b", "avx2", theirs, failures=[failure], verdict=Status.FAIL),
     ]
 
 
@@ -59,7 +59,7 @@ def test_what_passes_everywhere_is_shared_and_what_each_would_rather_have_stands
     assert rows["quantized", "s8"] == ("0.03 pass", "-")
     assert rows["O2-quantized", "both"] == ("0.01 pass", "0.5 fail")
     assert list(found.remarks()) == ["avx2: m O2-quantized: scores_stay_within_ceiling: too far"]
-    assert found.verdict == "fail"
+    assert found.verdict == Status.FAIL
 
 
 def test_untimed_places_share_the_smallest_file(tmp_path):
@@ -89,7 +89,7 @@ def test_what_overflows_somewhere_is_shared_only_if_nothing_else_passes(tmp_path
 
 def test_one_file_may_have_two_names(tmp_path):
     """`quantized` is unsigned on AVX2 and signed with VNNI; each is judged on the other by its own name, too."""
-    avx2 = [variant("quantized", "u8", 0.03), variant("quantized-s8", "s8", 0.3, status="fail")]
+    avx2 = [variant("quantized", "u8", 0.03), variant("quantized-s8", "s8", 0.3, status=Status.FAIL)]
     vnni = [variant("quantized", "s8", 0.02), variant("quantized-u8", "u8", 0.04)]
     found = fleet.read([report(tmp_path / "a", "avx2", avx2), report(tmp_path / "b", "avx512_vnni", vnni)])
     assert str(found.shared("m")) == "quantized, quantized-u8 (u8)"

@@ -11,7 +11,7 @@ import pytest
 from fixtures.latency.records import Cell
 from fixtures.report import files, terminal
 from fixtures.report.conclusions import conclude
-from fixtures.report.results import Failure, ModelResult, Results, VariantResult
+from fixtures.report.results import Failure, ModelResult, Results, Status, VariantResult
 from fixtures.report.table import summarise
 from fixtures.scoring.tasks import TASKS
 
@@ -53,8 +53,8 @@ def model(name, task):
     variants = [
         judged(task, "plain", 1.0),
         judged(task, "O2", 1.25, limits=["padding: wrong for left padding (https://example.org/1)"]),
-        VariantResult("O4", status="unsupported", reason=NO_GPU, ceiling={error: 2e-3}),
-        judged(task, "O2-quantized", 2.5, status="unbaselined", reason=NASTY, drift={}),
+        VariantResult("O4", status=Status.UNSUPPORTED, reason=NO_GPU, ceiling={error: 2e-3}),
+        judged(task, "O2-quantized", 2.5, status=Status.UNBASELINED, reason=NASTY, drift={}),
         failing,
         judged(task, "quantized", 3.9, closeness={}, drift={}),
     ]
@@ -95,13 +95,13 @@ def report(results, tmp_path):
 
 def test_failures_fail_the_variant_and_the_run(results):
     statuses = {one.variant: one.status for one in results.models[0].variants}
-    assert results.verdict == "fail"
-    assert statuses["O3-quantized"] == "fail"
-    assert statuses["plain"] == "pass"
+    assert results.verdict == Status.FAIL
+    assert statuses["O3-quantized"] == Status.FAIL
+    assert statuses["plain"] == Status.PASS
     assert results.models[0].variants[4].reason == "minilm-l6 O3-quantized: NaN breaks its ceiling"
 
 
-@pytest.mark.parametrize(("passed", "verdict"), [(True, "pass"), (False, "fail")])
+@pytest.mark.parametrize(("passed", "verdict"), [(True, Status.PASS), (False, Status.FAIL)])
 def test_run_without_failures_passes_if_pytest_passed(results, passed, verdict):
     results.failures = []
     conclude(results, passed=passed)
@@ -124,7 +124,7 @@ def test_nothing_is_recommended_where_nothing_was_judged(results):
     assert results.models[1].recommendation == "no variant passed: deploy none of them"  # one of them failed
     results.failures.clear()
     for one in results.models[1].variants:
-        one.status = "pass"
+        one.status = Status.PASS
     conclude(results, passed=True)
     assert "no scores were judged" in results.models[1].recommendation
 
@@ -285,7 +285,7 @@ def test_html_needs_nothing_else(report):
 
 
 def test_files_replace_what_was_there_and_leave_nothing_else(report, results):
-    results.verdict = "pass"
+    results.verdict = Status.PASS
     files.write(results, report)
     assert sorted(file.name for file in report.iterdir()) == [
         "gate.json",

@@ -10,7 +10,7 @@ from rich.console import Console
 from safetensors.numpy import save_file
 
 from fixtures.report import upgrade
-from fixtures.report.results import FAIL, UNSUPPORTED, Failure, ModelResult, Results, VariantResult
+from fixtures.report.results import Failure, ModelResult, Results, Status, VariantResult
 
 REAL = {"1.20": "1.20.1", "1.23": "1.23.2", "1.27": "1.27.0", "newest": "1.32.0"}
 
@@ -22,14 +22,17 @@ def found(ort, transformers):
     variants = [
         VariantResult("plain", drift={"max_abs_error": older}, graph=f"file of {transformers}"),
         VariantResult(
-            "quantized", drift={"max_abs_error": moved}, graph="one file", status=FAIL if moved > 0.01 else "pass"
+            "quantized",
+            drift={"max_abs_error": moved},
+            graph="one file",
+            status=Status.FAIL if moved > 0.01 else Status.PASS,
         ),
-        VariantResult("O4", status=UNSUPPORTED),
+        VariantResult("O4", status=Status.UNSUPPORTED),
     ]
     model = ModelResult("tiny", "sha256:1", "embedding", reference_drift={"max_abs_error": older}, variants=variants)
     failures = [Failure("tiny", "quantized", "scores_do_not_drift", "too far")] if moved > 0.01 else []
     versions = {"onnxruntime": REAL[ort], "transformers": "4.48.3" if transformers == "4.48" else "4.57.6"}
-    return Results({}, versions, [model], failures, FAIL if failures else "pass")
+    return Results({}, versions, [model], failures, Status.FAIL if failures else Status.PASS)
 
 
 @pytest.fixture
