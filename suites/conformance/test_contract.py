@@ -6,13 +6,16 @@ from fixtures.scoring.ceilings import FP16
 from fixtures.scoring.tasks import POOLED
 
 
-def test_inputs_are_what_the_tokenizer_makes(case, answers, finding):
+def test_inputs_are_what_the_tokenizer_makes(case, stress_reference, finding):
     """Every field that the tokenizer makes and the model takes is an input, int64, with free axes; no other is.
 
     Of a ready-made file, int32 is remarked on: its callers have to cast.
     """
     inputs = {name: one for name, one in graph.inputs(case.graph).items() if not name.startswith("past_key_values.")}
-    missing, unknown = sorted(set(answers.inputs) - inputs.keys()), sorted(inputs.keys() - set(answers.inputs))
+    missing, unknown = (
+        sorted(set(stress_reference.inputs) - inputs.keys()),
+        sorted(inputs.keys() - set(stress_reference.inputs)),
+    )
     assert not missing, f"{case}: no input {', '.join(missing)}: what PyTorch reads there, the export ignores"
     assert not unknown, f"{case}: nothing feeds the input {', '.join(unknown)}"
     if case.ready_made and (narrow := [name for name, (kind, _) in inputs.items() if kind == "int32"]):

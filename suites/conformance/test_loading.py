@@ -8,7 +8,7 @@ from fixtures.gate.session import inapplicable
 from fixtures.graphs import graph
 from fixtures.runtimes.hardware import CUDA
 from fixtures.runtimes.onnx_runtime import executed, fallen_back
-from fixtures.scoring import trials
+from fixtures.scoring import stress
 
 
 def test_builds(case):
@@ -35,7 +35,7 @@ def test_versions_are_those_of_the_recipe(case, finding):
 
 def test_raw_onnxruntime_and_optimum_agree(case, optimum):
     """Plain `InferenceSession` runs the file, and yields what Optimum's own class yields."""
-    feeds = case.subject.encoded.feeds(trials.some(case.subject.encoded))
+    feeds = case.subject.encoded.feeds(stress.short_probes(case.subject.encoded))
     scores = case.score(feeds)
     difference = np.abs(scores - optimum).max()
     allowed = 1e-4 * max(1, np.abs(optimum).max())
@@ -46,7 +46,7 @@ def test_no_node_leaves_the_gpu(case, finding):
     """ONNX Runtime's profiler saw every node that computes floats on the GPU; one without a kernel runs elsewhere."""
     if case.provider != CUDA:
         inapplicable("it is not for a GPU")
-    feeds = case.subject.encoded.feeds(trials.some(case.subject.encoded))
+    feeds = case.subject.encoded.feeds(stress.short_probes(case.subject.encoded))
     nodes = executed(case.file, case.provider, feeds)
     left = fallen_back(nodes, case.provider)
     assert not left, f"{case}: {len(left)} of {len(nodes)} nodes ran elsewhere, such as {left[0]}"

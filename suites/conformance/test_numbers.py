@@ -10,9 +10,9 @@ from fixtures.gate.verdicts import judge_batch
 from fixtures.runtimes.hardware import CUDA
 from fixtures.runtimes.onnx_runtime import PRODUCTS, executed
 from fixtures.runtimes.session import HINTS
-from fixtures.scoring import trials
+from fixtures.scoring import stress
 from fixtures.scoring.ceilings import BF16
-from fixtures.scoring.trials import EXTREMES, by_norm
+from fixtures.scoring.stress import EXTREME_INPUTS, tokens_by_norm
 
 RUNS = 3
 ROOM = np.finfo(np.float16).max / 2
@@ -32,13 +32,13 @@ def test_scores_are_finite_and_differ(scored):
 
 def test_same_input_gives_the_same_bits(case):
     """Three runs of one session."""
-    feeds = case.subject.encoded.feeds(trials.some(case.subject.encoded))
+    feeds = case.subject.encoded.feeds(stress.short_probes(case.subject.encoded))
     first, *others = (case.score(feeds) for _ in range(RUNS))
     worst = max(float(np.abs(first - other).max()) for other in others)
     assert all(np.array_equal(first, other) for other in others), f"{case}: runs differ by up to {worst:.3g}"
 
 
-@pytest.mark.parametrize("extreme", EXTREMES)
+@pytest.mark.parametrize("extreme", EXTREME_INPUTS)
 def test_sixteen_bits_hold_extreme_inputs(case, in_fp32, extreme, finding):
     """Of inputs of extreme embeddings, scores are finite, and near those in fp32."""
     feeds = extremes(in_fp32)[extreme]
@@ -59,7 +59,7 @@ def test_sixteen_bits_leave_room(case, in_fp32, finding):
 def test_sixteen_bits_are_computed_in(case, in_fp32, finding):
     """How many matrix products the provider computes in 16 bits; a processor casts the others to fp32, a GPU has to."""
     without_a_graph_in_fp16(case)
-    feeds = case.subject.encoded.feeds(trials.some(case.subject.encoded))
+    feeds = case.subject.encoded.feeds(stress.short_probes(case.subject.encoded))
     nodes = executed(case.file, case.provider, feeds)
     products = [one for one in nodes if one.operator in PRODUCTS]
     in_fp16 = sum(one.outputs[0] == "float16" for one in products)
@@ -71,10 +71,10 @@ def test_sixteen_bits_are_computed_in(case, in_fp32, finding):
 def extremes(plain):
     """Return the inputs of extreme embeddings by name."""
     known = tokenizers.Tokenizer.from_file(str(plain.tokenizer)).get_vocab_size()
-    order = by_norm(plain.graph, plain.encoded, known)
+    order = tokens_by_norm(plain.graph, plain.encoded, known)
     if order is None:
         inapplicable("no table of embeddings is read at the token ids")
-    return {name: trials.extreme(name, plain.subject.long, order) for name in EXTREMES}
+    return {name: stress.extreme_input(name, plain.subject.long, order) for name in EXTREME_INPUTS}
 
 
 def without_a_graph_in_fp16(case):

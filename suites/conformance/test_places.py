@@ -10,7 +10,7 @@ import pytest
 
 from fixtures.gate.session import inapplicable
 from fixtures.runtimes import opening
-from fixtures.scoring import trials
+from fixtures.scoring import stress
 
 
 def copied(source, where):
@@ -78,7 +78,7 @@ PLACES = {
 @pytest.mark.parametrize("place", PLACES)
 def test_works_in_another_place(case, place):
     """Loaded from there, it yields the same bits."""
-    feeds = case.subject.encoded.feeds(trials.some(case.subject.encoded))
+    feeds = case.subject.encoded.feeds(stress.short_probes(case.subject.encoded))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         there = PLACES[place](case.artifact.folder, Path(folder)) / case.file.name
         runtime = opening.load(there, case.gate.machine.threads, case.provider)

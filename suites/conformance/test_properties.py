@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fixtures.gate.session import inapplicable
 from fixtures.gate.verdicts import ALIKE, judge_batch
 from fixtures.scoring.probes import LONG_TEXT
-from fixtures.scoring.trials import paste
+from fixtures.scoring.stress import replay_line
 
 # `--hypothesis-profile=elsewhere` draws other texts every time, and `hunt` more of them too.
 chosen = settings.get_current_profile_name()
@@ -29,7 +29,7 @@ def rows_of(case, *texts):
 
 def scored(case, rows):
     """Return tokens, feeds and scores of a batch of texts, and note how to get them again."""
-    note(paste(case.file, case.gate.artifact(case.subject.tokens).folder, case.subject.model.settings, rows))
+    note(replay_line(case.file, case.gate.artifact(case.subject.tokens).folder, case.subject.model.settings, rows))
     encoded = case.subject.encode(rows)
     feeds = encoded.feeds(np.arange(len(rows)))
     return encoded, feeds, case.score(feeds)
@@ -96,9 +96,9 @@ def test_o1_equals_plain(case, plain, data):
     judge_batch(case, plain.score(feeds), scores, feeds, "plain", share=0.1)
 
 
-def test_swapping_query_and_passage_changes_what_it_changes_in_pytorch(case, answers):
+def test_swapping_query_and_passage_changes_what_it_changes_in_pytorch(case, stress_reference):
     """The order of a pair means in the export what it means in PyTorch."""
     if (swapped := case.subject.swapped) is None:
         inapplicable("no pairs")
     feeds = swapped.feeds(np.arange(len(swapped.lengths)))
-    judge_batch(case, answers.scores["swapped"], case.score(feeds), feeds, "PyTorch, pairs and swapped pairs")
+    judge_batch(case, stress_reference.scores["swapped"], case.score(feeds), feeds, "PyTorch, pairs and swapped pairs")

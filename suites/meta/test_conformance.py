@@ -24,7 +24,7 @@ from fixtures.export.quantize import quantize_fused
 from fixtures.gate.session import Case, Gate
 from fixtures.runtimes.hardware import Machine
 from fixtures.runtimes.optimum_runtime import OptimumRuntime
-from fixtures.scoring import trials
+from fixtures.scoring import stress
 from suites.conformance import (
     test_batches,
     test_contract,
@@ -60,7 +60,7 @@ def session(tmp_path_factory):
                "approve": False, "require_all": False, "grid": "quick"}  # fmt: skip
     found = Gate(SimpleNamespace(getoption=options.get))
     wanted = [found.case(subject, name) for subject in found.subjects for name in ("plain", "O1", "O2", "quantized")]
-    steps = [step for case in wanted for step in (case.scores_step, case.subject.answers_step)]
+    steps = [step for case in wanted for step in (case.scores_step, case.subject.stress_reference_step)]
     steps += [case.optimum_step for case in wanted[:1]]
     assert build_all(found.store, steps, found.machine.threads, print) == {}
     return found
@@ -249,26 +249,26 @@ CONTRACT = [
 def test_contract_is_broken(faulty, finding, check, fault, message):
     case = faulty(fault)
     with pytest.raises(AssertionError, match=message):
-        check(case, case.subject.answers, finding) if "inputs" in check.__name__ else check(case)
+        check(case, case.subject.stress_reference, finding) if "inputs" in check.__name__ else check(case)
 
 
 @pytest.mark.parametrize("variant", ["plain", "O1", "O2", "quantized"])
 def test_sound_exports_pass(cases, variant, finding):
     """The checks that see faults below see none here."""
     case = cases("embedder", variant)
-    test_contract.test_inputs_are_what_the_tokenizer_makes(case, case.subject.answers, finding)
+    test_contract.test_inputs_are_what_the_tokenizer_makes(case, case.subject.stress_reference, finding)
     test_contract.test_outputs_are_those_of_the_task(case)
     test_loading.test_graph_is_valid_onnx(case)
     test_loading.test_versions_are_those_of_the_recipe(case, finding)
-    test_masks.test_scores_hold_under_mask(case, case.subject.answers, "right-padding")
+    test_masks.test_scores_hold_under_mask(case, case.subject.stress_reference, "right-padding")
     test_numbers.test_same_input_gives_the_same_bits(case)
     test_numbers.test_scores_are_finite_and_differ(case)
     test_recipe.test_exporter_leaves_its_inputs_untouched(case, case.gate)
     for batch in (1, 3):
         test_batches.test_batch_scores_like_its_rows_alone(case, batch, finding)
     for wrong in ("past-the-limit", "unknown-token"):
-        assert wrong in case.subject.answers.refused
-        test_batches.test_what_is_no_input_is_refused(case, case.subject.answers, wrong)
+        assert wrong in case.subject.stress_reference.refused
+        test_batches.test_what_is_no_input_is_refused(case, case.subject.stress_reference, wrong)
     for place in test_places.PLACES:
         test_places.test_works_in_another_place(case, place)
 
@@ -284,7 +284,7 @@ def test_reranker_without_its_head_is_caught_and_an_embedder_is_accepted(cases, 
         case.__dict__["artifact"] = dataclasses.replace(case.artifact, folder=folder)
         if model == "embedder":
             test_contract.test_outputs_are_those_of_the_task(case)
-            test_masks.test_scores_hold_under_mask(case, case.subject.answers, "right-padding")
+            test_masks.test_scores_hold_under_mask(case, case.subject.stress_reference, "right-padding")
             continue
         with pytest.raises(AssertionError, match=r"another task\? rerank is exported with --task text-classification"):
             test_contract.test_outputs_are_those_of_the_task(case)
@@ -313,7 +313,7 @@ def test_optimum_that_sees_another_file_is_seen(cases, faulty):
     test_loading.test_raw_onnxruntime_and_optimum_agree(case, case.optimum_scores)
     changed = faulty(change_a_weight)
     runtime = OptimumRuntime(changed.file, case.subject.task.ort_class, "CPUExecutionProvider")
-    feeds = case.subject.encoded.feeds(trials.some(case.subject.encoded))
+    feeds = case.subject.encoded.feeds(stress.short_probes(case.subject.encoded))
     with pytest.raises(AssertionError, match="raw ONNX Runtime and Optimum differ by"):
         test_loading.test_raw_onnxruntime_and_optimum_agree(
             case, case.subject.task.scores(runtime, feeds, case.subject.how)
@@ -325,7 +325,7 @@ def test_fused_mask_is_seen(cases, mask):
     """O2 as it is: what the report calls its limit is a real difference."""
     case = cases("embedder", "O2")
     with pytest.raises(FAILURES, match=r"max_abs_error .* breaks its ceiling(.|\n)*under the same mask"):
-        test_masks.test_scores_hold_under_mask(case, case.subject.answers, mask)
+        test_masks.test_scores_hold_under_mask(case, case.subject.stress_reference, mask)
     assert case.limit_of(f"scores_hold_under_mask[{mask}]")
 
 
@@ -338,7 +338,7 @@ def test_fused_mask_is_no_limit_of_a_tokenizer_that_pads_left(cases):
 def test_mask_that_is_ignored_is_seen(faulty):
     case = faulty(ignores("attention_mask"))
     with pytest.raises(FAILURES, match="breaks its ceiling"):
-        test_masks.test_scores_hold_under_mask(case, case.subject.answers, "right-padding")
+        test_masks.test_scores_hold_under_mask(case, case.subject.stress_reference, "right-padding")
 
 
 def test_row_without_tokens_that_turns_nan_is_seen(faulty):
@@ -358,7 +358,7 @@ def test_row_without_tokens_that_turns_nan_is_seen(faulty):
 
     case = faulty(divide_by_mask)
     with pytest.raises(AssertionError, match=r"fully-masked-row: .* numbers are not finite, and PyTorch's are"):
-        test_masks.test_scores_hold_under_mask(case, case.subject.answers, "fully-masked-row")
+        test_masks.test_scores_hold_under_mask(case, case.subject.stress_reference, "fully-masked-row")
 
 
 @pytest.mark.parametrize("batch", [2, 3, 32])
@@ -379,7 +379,7 @@ def test_dependence_on_padding_is_seen(faulty, lengths):
 def test_answer_to_what_is_no_input_is_seen(faulty, fault, wrong):
     case = faulty(fault)
     with pytest.raises(FAILURES, match=rf"{wrong}: PyTorch refuses it .\w+Error.*and the export answers"):
-        test_batches.test_what_is_no_input_is_refused(case, case.subject.answers, wrong)
+        test_batches.test_what_is_no_input_is_refused(case, case.subject.stress_reference, wrong)
 
 
 @pytest.mark.parametrize(
@@ -521,7 +521,9 @@ def test_property_that_does_not_hold_is_seen(faulty, check, fault, message):
     """And the example ends with a line that scores it again."""
     with pytest.raises(FAILURES, match=message) as caught:
         check(faulty(fault))
-    line = next(note for note in caught.value.__notes__ if note.startswith("from fixtures.trials import replay"))
+    line = next(
+        note for note in caught.value.__notes__ if note.startswith("from fixtures.scoring.stress import replay")
+    )
     scope = {}
     exec(line.replace("; replay(", "; found = replay("), scope)
     assert scope["found"].ndim == 2
@@ -535,10 +537,10 @@ def test_O1_that_is_not_plain_is_seen(faulty, cases):
 def test_order_of_a_pair_that_is_ignored_is_seen(faulty, cases):
     sound = cases("reranker")
     check = test_properties.test_swapping_query_and_passage_changes_what_it_changes_in_pytorch
-    check(sound, sound.subject.answers)
+    check(sound, sound.subject.stress_reference)
     case = faulty(ignores("token_type_ids"), model="reranker")
     with pytest.raises(FAILURES, match="PyTorch, pairs and swapped pairs"):
-        check(case, case.subject.answers)
+        check(case, case.subject.stress_reference)
 
 
 def recast(variant="quantized", **int8):

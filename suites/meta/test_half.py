@@ -19,7 +19,7 @@ from fixtures.runtimes.hardware import CUDA, Machine, nvidia_gpu
 from fixtures.runtimes.onnx_runtime import Executed, OnnxRuntime, bound, executed, fallen_back
 from fixtures.runtimes.session import HINTS, ON_CPU
 from fixtures.scoring.encoded import Encoded
-from fixtures.scoring.trials import EXTREMES
+from fixtures.scoring.stress import EXTREME_INPUTS
 from suites.conformance import test_loading, test_numbers
 from suites.meta.conftest import models_read
 from suites.meta.house import EMBEDDER, House
@@ -44,7 +44,7 @@ def test_sound_weights_are_held_by_fp16(store, tmp_path):
         checks = rows[name]["checks"]
         assert "of 65504, /" in checks["sixteen_bits_leave_room"]["text"]
         assert " matrix products in fp16" in checks["sixteen_bits_are_computed_in"]["text"]
-        assert {checks[f"sixteen_bits_hold_extreme_inputs[{one}]"]["status"] for one in EXTREMES} == {"pass"}
+        assert {checks[f"sixteen_bits_hold_extreme_inputs[{one}]"]["status"] for one in EXTREME_INPUTS} == {"pass"}
         assert checks["no_node_leaves_the_gpu"]["status"] == "not applicable"
         assert rows[name]["bytes"] < 0.7 * rows["plain"]["bytes"]
         assert 1e-7 < rows[name]["closeness"]["max_abs_error"] < 2e-3
@@ -75,7 +75,7 @@ def test_activation_beyond_fp16_is_found(store, tmp_path):
     checks = rows["fp16"]["checks"]
     assert checks["sixteen_bits_leave_room"]["status"] == "fail"
     assert "attention/self" in checks["sixteen_bits_leave_room"]["text"]
-    said = [checks[f"sixteen_bits_hold_extreme_inputs[{one}]"]["text"] for one in EXTREMES]
+    said = [checks[f"sixteen_bits_hold_extreme_inputs[{one}]"]["text"] for one in EXTREME_INPUTS]
     assert any("some scores are not finite: fp16 ends at 65504" in one for one in said), said
 
 

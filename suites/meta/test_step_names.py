@@ -15,7 +15,7 @@ from fixtures.export.variants import VARIANT
 from fixtures.models.checkpoints import Checkpoint
 from fixtures.models.settings import Model, Settings
 from fixtures.runtimes import emulation, hardware
-from fixtures.scoring import scores, tokens, trials
+from fixtures.scoring import scores, stress, tokens
 from fixtures.scoring.tasks import TASKS
 
 MACHINE = hardware.Machine("x86_64", "avx2", "avx2", "cpu", 2, 2, 2**34, ("CPUExecutionProvider",))
@@ -72,7 +72,7 @@ def keys_of(name: str) -> dict[str, str]:
     steps = {
         "tokens": tokenised,
         "reference": scores.plan_reference(model, root, tokenised),
-        "answers": trials.plan_answers(model, root, tokenised),
+        "answers": stress.plan_stress_reference(model, root, tokenised),
         "emulator": emulation.plan(emulation.PROCESSORS["arm64"], "1.32.0"),
     }
     if isinstance(root, Step):
@@ -86,7 +86,7 @@ def keys_of(name: str) -> dict[str, str]:
         steps[f"{variant.name} scores"] = scores.plan_scores(
             model, "CPUExecutionProvider", artifact, tokenised, MACHINE
         )
-    steps["optimum"] = trials.plan_optimum(model, "CPUExecutionProvider", steps["plain"], tokenised)
+    steps["optimum"] = stress.plan_optimum_scores(model, "CPUExecutionProvider", steps["plain"], tokenised)
     steps["emulated scores"] = scores.plan_scores(
         model, "CPUExecutionProvider", steps["plain"], tokenised, emulation.machine(MACHINE, "arm64"), steps["emulator"]
     )
@@ -101,7 +101,7 @@ def keys_of(name: str) -> dict[str, str]:
 def test_keys_are_those_of_a_store_that_was_filled_before(monkeypatch):
     """A key that moves rebuilds everybody's store: only a step's own outcome may move it, by its revision."""
     monkeypatch.setattr(onnxruntime, "get_build_info", lambda: "build")
-    for module in (step, trials):
+    for module in (step, stress):
         monkeypatch.setattr(module, "version_of", lambda name: f"{name} 1")
     keys = {key: value for name in SETTINGS for key, value in keys_of(name).items()}
     assert {key: keys[key] for key in GOLDEN} == GOLDEN
