@@ -29,7 +29,7 @@ from fixtures.build.manifest import MANIFEST
 from fixtures.build.store import Store
 from fixtures.build.workers import build_all
 from fixtures.export import recipes
-from fixtures.export.variants import VARIANT, VARIANTS
+from fixtures.export.variants import DEFAULT_VARIANTS, VARIANT
 from fixtures.faults import effect as faults_effect
 from fixtures.faults.effect import true_effect
 from fixtures.faults.fault import Fault, Inapplicable, applies, build, changed
@@ -191,7 +191,7 @@ class Laboratory:
         self.machine = hardware.detect(None)
         self.house = House(folder, folder / "store")
         self.variants = [
-            one.name for one in VARIANTS if not one.unsupported(self.machine) and (not only or one.name in only)
+            one.name for one in DEFAULT_VARIANTS if not one.unsupported(self.machine) and (not only or one.name in only)
         ]
         self.clean: dict[str, dict[str, Path]] = {}
         self.checkpoints: dict[str, Path] = {}

@@ -12,6 +12,7 @@ from fixtures.baselines import files as baselines_files
 from fixtures.baselines import tolerances
 from fixtures.baselines.files import BaselineError, NotApproved, Provenance, ReferenceFile, StoredVariant, TierFile
 from fixtures.baselines.tolerances import TOLERANCES, tolerance
+from fixtures.export.variants import VARIANT
 from fixtures.latency.records import Cell
 
 PROVENANCE = Provenance("sha256:" + "0" * 64, {"onnxruntime": "1.32.0"}, "avx2", "a processor", "2026-01-31")
@@ -198,9 +199,7 @@ def test_changes_name_everything_that_differs():
 
 
 def test_every_precision_has_tolerances_with_reasons():
-    from fixtures import variants
-
-    names = {"reference"} | {variant.precision.name for variant in variants.VARIANT.values()}
+    names = {"reference"} | {variant.precision.name for variant in VARIANT.values()}
     assert {(name, same) for name in names for same in (True, False)} == set(TOLERANCES)
     for row in TOLERANCES.values():
         assert row.limits.keys() == {"max_abs_error", "max_logit_error"}
@@ -209,9 +208,7 @@ def test_every_precision_has_tolerances_with_reasons():
 
 def test_drift_tolerance_is_tighter_than_the_ceiling():
     """Else the third comparison could find nothing that the second does not."""
-    from fixtures import variants
-
-    for variant in variants.VARIANT.values():
+    for variant in VARIANT.values():
         for metric in ("max_abs_error", "max_logit_error"):
             same = TOLERANCES[variant.precision.name, True].limits[metric]
             assert same * 2 < variant.precision.ceiling[metric]

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from fixtures.diagnosis.tap import largest_activation
 from fixtures.export import seeded
-from fixtures.export.variants import EVERY, VARIANT
+from fixtures.export.variants import ALL_VARIANTS, VARIANT
 from fixtures.models.checkpoints import find_checkpoint
 from fixtures.runtimes import hardware, onnx_runtime
 from fixtures.runtimes.hardware import CUDA, Machine, nvidia_gpu
@@ -180,7 +180,7 @@ def test_provider_that_is_not_there_is_no_session(tmp_path):
 
 
 def test_gpu_runs_all_but_integers_and_openvino():
-    for one in EVERY:
+    for one in ALL_VARIANTS:
         reason = one.unsupported(GPU)
         if one.quantizes or one.provider in HINTS:
             assert f"{one.name} is for processors" in reason
