@@ -14,7 +14,7 @@ from fixtures.diagnosis.tap import largest_activation
 from fixtures.export import seeded
 from fixtures.export.variants import ALL_VARIANTS, VARIANT
 from fixtures.models.checkpoints import find_checkpoint
-from fixtures.runtimes import hardware, onnx_runtime
+from fixtures.runtimes import hardware
 from fixtures.runtimes.hardware import CUDA, Machine, nvidia_gpu
 from fixtures.runtimes.onnx_runtime import Executed, OnnxRuntime, bound, executed, fallen_back
 from fixtures.runtimes.session import HINTS, ON_CPU
@@ -138,11 +138,11 @@ ON_GPU = Executed("MatMul", CUDA, ("float16", "float16"), ("float16",), 512)
 
 def test_node_that_leaves_the_gpu_fails_its_check(on_gpu, monkeypatch):
     check, said = test_loading.test_no_node_leaves_the_gpu, []
-    monkeypatch.setattr(onnx_runtime, "executed", lambda *_: [ON_GPU])
+    monkeypatch.setattr(test_loading, "executed", lambda *_: [ON_GPU])
     check(on_gpu, said.append)
     assert said == ["1 of 1 nodes on the GPU"]
     elsewhere = Executed("Erf", ON_CPU, ("float",), ("float",), 512)
-    monkeypatch.setattr(onnx_runtime, "executed", lambda *_: [ON_GPU, elsewhere])
+    monkeypatch.setattr(test_loading, "executed", lambda *_: [ON_GPU, elsewhere])
     with pytest.raises(AssertionError, match="1 of 2 nodes ran elsewhere, such as Executed"):
         check(on_gpu, said.append)
 
@@ -151,13 +151,13 @@ def test_fp16_that_is_none_fails_its_check(on_gpu, monkeypatch):
     check, said = test_numbers.test_sixteen_bits_are_computed_in, []
     in_fp32 = Executed("MatMul", CUDA, ("float", "float"), ("float",), 512)
     cast = Executed("Cast", CUDA, ("float16",), ("float",), 512)
-    monkeypatch.setattr(onnx_runtime, "executed", lambda *_: [ON_GPU, in_fp32, cast])
+    monkeypatch.setattr(test_numbers, "executed", lambda *_: [ON_GPU, in_fp32, cast])
     check(on_gpu, None, said.append)
     assert said == ["1 of 2 matrix products in fp16; the provider casts the others to fp32"]
-    monkeypatch.setattr(onnx_runtime, "executed", lambda *_: [in_fp32, cast])
+    monkeypatch.setattr(test_numbers, "executed", lambda *_: [in_fp32, cast])
     with pytest.raises(AssertionError, match="no product of 1 is computed in fp16"):
         check(on_gpu, None, said.append)
-    monkeypatch.setattr(onnx_runtime, "executed", lambda *_: [in_fp32])
+    monkeypatch.setattr(test_numbers, "executed", lambda *_: [in_fp32])
     with pytest.raises(AssertionError, match="nothing in it is in fp16"):
         check(on_gpu, None, said.append)
 
