@@ -7,7 +7,7 @@ from fixtures.gate.session import inapplicable
 
 def test_operators_are_the_pinned_ones(case, gate):
     """The graph has the fused and integer operators that were approved, in their numbers."""
-    found, pins = case.operators, case.subject.baseline.pins_file
+    found, pins = case.operators, case.subject.baseline.conformance_file
     if gate.approve:
         return
     if case.ready_made and case.stored is None:

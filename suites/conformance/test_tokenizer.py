@@ -31,7 +31,7 @@ def same_tokens(subject, expected, found, source, name="input_ids", note=""):
 
 def test_token_ids_are_the_golden_ones(subject, gate):
     """The probes have the token ids that were approved."""
-    pins, golden = subject.baseline.pins_file, subject.baseline.tokens
+    pins, golden = subject.baseline.conformance_file, subject.baseline.tokens
     if gate.approve:
         return
     if pins is None:
@@ -43,7 +43,7 @@ def test_token_ids_are_the_golden_ones(subject, gate):
 
 def test_tokenizer_settings_are_the_pinned_ones(subject, gate):
     """Padding and truncation side, maximum length, special tokens and fields."""
-    pins = subject.baseline.pins_file
+    pins = subject.baseline.conformance_file
     if gate.approve:
         return
     if pins is None:

@@ -1,4 +1,4 @@
-"""Stored baselines: what comes back, what is refused, and that no failure costs the old one."""
+"""Stored baselines: what is read back and what is refused, and that no failure loses the old one."""
 
 import errno
 import json
@@ -10,7 +10,7 @@ import pytest
 
 from fixtures.baselines import files as baselines_files
 from fixtures.baselines import tolerances
-from fixtures.baselines.files import BaselineError, NotApproved, Provenance, ReferenceFile, StoredVariant, TierFile
+from fixtures.baselines.files import ApprovalError, BaselineError, Provenance, ReferenceFile, StoredVariant, TierFile
 from fixtures.baselines.tolerances import TOLERANCES, tolerance
 from fixtures.export.variants import VARIANT
 from fixtures.latency.records import Cell
@@ -26,7 +26,7 @@ def save(folder, scores=SCORES):
     reference = ReferenceFile(probes="p", arrays="", provenance=PROVENANCE)
     tier = TierFile(probes="p", arrays="", tier="avx2", variants=variants)
     files = {"reference.json": (reference, {"scores": scores["plain"]}), "avx2.json": (tier, scores)}
-    baselines_files.write(folder, files)
+    baselines_files.write_baseline(folder, files)
 
 
 def content(folder):
@@ -35,23 +35,22 @@ def content(folder):
 
 def test_round_trip(tmp_path):
     save(tmp_path)
-    found = baselines_files.read(tmp_path, "avx2")
-    assert found.reference_file.provenance == PROVENANCE
-    np.testing.assert_array_equal(found.reference, SCORES["plain"])
-    assert found.tier_file.variants["O2"].latency == (CELL,)
-    assert found.scores.keys() == SCORES.keys()
-    np.testing.assert_array_equal(found.scores["O2"], SCORES["O2"])
+    baseline = baselines_files.read_baseline(tmp_path, "avx2")
+    assert baseline.reference_file.provenance == PROVENANCE
+    np.testing.assert_array_equal(baseline.reference, SCORES["plain"])
+    assert baseline.tier_file.variants["O2"].latency == (CELL,)
+    assert baseline.scores.keys() == SCORES.keys()
+    np.testing.assert_array_equal(baseline.scores["O2"], SCORES["O2"])
 
 
-def test_nothing_stored_is_nothing_read(tmp_path):
-    found = baselines_files.read(tmp_path, "avx2")
-    assert (found.reference_file, found.reference, found.tier_file, dict(found.scores)) == (None, None, None, {})
+def test_empty_folder_has_no_baseline(tmp_path):
+    assert baselines_files.read_baseline(tmp_path, "avx2") == baselines_files.NO_BASELINE
 
 
 def test_other_tiers_are_left_alone(tmp_path):
     save(tmp_path)
     (tmp_path / "avx2.json").rename(tmp_path / "avx512.json")
-    assert baselines_files.read(tmp_path, "avx2").tier_file is None
+    assert baselines_files.read_baseline(tmp_path, "avx2").tier_file is None
 
 
 def test_json_is_for_people(tmp_path):
@@ -65,7 +64,7 @@ def test_new_scores_replace_the_old_file(tmp_path):
     save(tmp_path)
     save(tmp_path, {**SCORES, "plain": SCORES["plain"] + 1})
     assert len(list(tmp_path.glob("avx2.*.safetensors"))) == 1
-    np.testing.assert_array_equal(baselines_files.read(tmp_path, "avx2").scores["plain"], SCORES["plain"] + 1)
+    np.testing.assert_array_equal(baselines_files.read_baseline(tmp_path, "avx2").scores["plain"], SCORES["plain"] + 1)
 
 
 @pytest.mark.parametrize("name", ["reference.json", "avx2.json"])
@@ -84,21 +83,21 @@ def test_damaged_json_is_named_with_the_next_step(tmp_path, name, damage, messag
     file = tmp_path / name
     file.write_text(damage(file.read_text()))
     with pytest.raises(BaselineError, match=rf"(?s){message}.*restore it from version control.*--approve"):
-        baselines_files.read(tmp_path, "avx2")
+        baselines_files.read_baseline(tmp_path, "avx2")
 
 
 def test_tier_without_reference_is_refused(tmp_path):
     save(tmp_path)
     (tmp_path / "reference.json").unlink()
-    with pytest.raises(BaselineError, match=r"avx2.json: is there without reference.json; .* delete avx2.json"):
-        baselines_files.read(tmp_path, "avx2")
+    with pytest.raises(BaselineError, match=r"avx2.json: exists, and reference.json does not; .* delete avx2.json"):
+        baselines_files.read_baseline(tmp_path, "avx2")
 
 
 def test_file_of_another_tier_is_refused(tmp_path):
     save(tmp_path)
     (tmp_path / "avx2.json").rename(tmp_path / "avx512.json")
     with pytest.raises(BaselineError, match=r"avx512.json: is of tier avx2"):
-        baselines_files.read(tmp_path, "avx512")
+        baselines_files.read_baseline(tmp_path, "avx512")
 
 
 def test_truncated_arrays_are_refused(tmp_path):
@@ -106,7 +105,7 @@ def test_truncated_arrays_are_refused(tmp_path):
     file = next(tmp_path.glob("avx2.*.safetensors"))
     file.write_bytes(file.read_bytes()[:-3])
     with pytest.raises(BaselineError, match=r"avx2.*safetensors: cannot be read"):
-        baselines_files.read(tmp_path, "avx2")
+        baselines_files.read_baseline(tmp_path, "avx2")
 
 
 def test_changed_arrays_are_refused(tmp_path):
@@ -116,7 +115,7 @@ def test_changed_arrays_are_refused(tmp_path):
     blob[-2] ^= 1
     file.write_bytes(blob)
     with pytest.raises(BaselineError, match="is not the file that was approved"):
-        baselines_files.read(tmp_path, "avx2")
+        baselines_files.read_baseline(tmp_path, "avx2")
 
 
 def test_entries_without_scores_are_refused(tmp_path):
@@ -124,50 +123,49 @@ def test_entries_without_scores_are_refused(tmp_path):
     stored = json.loads((tmp_path / "avx2.json").read_text())
     stored["variants"]["O3"] = stored["variants"]["O2"]
     (tmp_path / "avx2.json").write_text(json.dumps(stored))
-    with pytest.raises(BaselineError, match="scores and entries differ: O3"):
-        baselines_files.read(tmp_path, "avx2")
+    with pytest.raises(BaselineError, match="has either an entry or scores, and not both, of O3"):
+        baselines_files.read_baseline(tmp_path, "avx2")
 
 
 def test_latencies_of_one_round_are_not_stored(tmp_path):
-    """Their interval is not a number, and gate.json would have null for it."""
-    one = StoredVariant(PROVENANCE, "sha256:1", 9, {}, (msgspec.structs.replace(CELL, interval=(np.nan, np.nan)),))
-    with pytest.raises(NotApproved, match="the latencies of plain have too few rounds"):
-        baselines_files.write(
-            tmp_path, {"a.json": (TierFile(probes="p", arrays="", tier="a", variants={"plain": one}), {})}
-        )
+    """Their interval is NaN, for which gate.json would have null."""
+    variant = StoredVariant(PROVENANCE, "sha256:1", 9, {}, (msgspec.structs.replace(CELL, interval=(np.nan, np.nan)),))
+    tier = TierFile(probes="p", arrays="", tier="a", variants={"plain": variant})
+    with pytest.raises(ApprovalError, match="the latencies of plain have too few rounds"):
+        baselines_files.write_baseline(tmp_path, {"a.json": (tier, {})})
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_scores_that_are_not_finite_are_not_stored(tmp_path, bad):
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_scores_that_are_not_finite_are_not_stored(tmp_path, value):
     save(tmp_path)
     before = content(tmp_path)
-    with pytest.raises(NotApproved, match="the scores of O2 are not finite"):
-        save(tmp_path, {**SCORES, "O2": np.float32([bad, 1])})
+    with pytest.raises(ApprovalError, match="the scores of O2 are not finite"):
+        save(tmp_path, {**SCORES, "O2": np.float32([value, 1])})
     assert content(tmp_path) == before
 
 
 def test_scores_that_are_not_finite_are_not_read(tmp_path, monkeypatch):
-    """However they came there: the file is whole, and its name fits."""
+    """The file is whole and its name fits, so that only the values tell."""
     with monkeypatch.context() as patch:
         patch.setattr(np, "isfinite", np.ones_like)
         save(tmp_path, {"plain": np.float32([np.nan])})
     with pytest.raises(BaselineError, match="holds values that are not finite"):
-        baselines_files.read(tmp_path, "avx2")
+        baselines_files.read_baseline(tmp_path, "avx2")
 
 
 @pytest.mark.parametrize("writes", range(4))
 def test_full_disk_leaves_the_old_baseline(tmp_path, monkeypatch, writes):
-    """Whichever of the four files finds the disk full, what was approved stays as it was."""
+    """The old baseline stays whole, whichever of the four files does not fit on the disk."""
     save(tmp_path)
     before = content(tmp_path)
-    left, real = [writes], os.fsync
+    remaining, real_fsync = [writes], os.fsync
 
     def fsync(number):
-        if not left[0]:
+        if not remaining[0]:
             raise OSError(errno.ENOSPC, "No space left on device")
-        left[0] -= 1
-        real(number)
+        remaining[0] -= 1
+        real_fsync(number)
 
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(OSError, match="No space left"):
@@ -176,39 +174,38 @@ def test_full_disk_leaves_the_old_baseline(tmp_path, monkeypatch, writes):
 
 
 def test_tolerance_is_wider_across_minor_versions_only():
-    now = {"onnxruntime": "1.32.1", "torch": "2.13.0", "transformers": "4.57.6"}
+    current = {"onnxruntime": "1.32.1", "torch": "2.13.0", "transformers": "4.57.6"}
     for precision, decisive in (("int8", "onnxruntime"), ("reference", "torch"), ("reference", "transformers")):
-        tight = tolerance(precision, now, now)
-        assert tolerance(precision, {**now, decisive: now[decisive] + ".1"}, now) is tight
-        wide = tolerance(precision, {**now, decisive: "0.1"}, now)
+        tight = tolerance(precision, current, current)
+        assert tolerance(precision, {**current, decisive: current[decisive] + ".1"}, current) is tight
+        wide = tolerance(precision, {**current, decisive: "0.1"}, current)
         assert wide.limits["max_logit_error"] > tight.limits["max_logit_error"]
-        assert tolerance(precision, {}, now) is wide
-    assert tolerance("int8", {**now, "torch": "1.0"}, now) is tolerance("int8", now, now)
+        assert tolerance(precision, {}, current) is wide
+    assert tolerance("int8", {**current, "torch": "1.0"}, current) is tolerance("int8", current, current)
 
 
 def test_changes_name_everything_that_differs():
-    now = Provenance("sha256:1", {"onnxruntime": "1.32.1", "torch": "2"}, "avx2", "another", "2026-02-01")
-    found = tolerances.changes(PROVENANCE, now)
-    assert found == [
+    current = Provenance("sha256:1", {"onnxruntime": "1.32.1", "torch": "2"}, "avx2", "another", "2026-02-01")
+    assert tolerances.changes(PROVENANCE, current) == [
         f"checkpoint {PROVENANCE.digest} -> sha256:1",
         "processor a processor -> another",
         "onnxruntime 1.32.0 -> 1.32.1",
         "torch none -> 2",
     ]
-    assert tolerances.changes(now, now) == []
+    assert tolerances.changes(current, current) == []
 
 
 def test_every_precision_has_tolerances_with_reasons():
-    names = {"reference"} | {variant.precision.name for variant in VARIANT.values()}
-    assert {(name, same) for name in names for same in (True, False)} == set(TOLERANCES)
+    precisions = {"reference"} | {variant.precision.name for variant in VARIANT.values()}
+    assert {(precision, versions) for precision in precisions for versions in (True, False)} == set(TOLERANCES)
     for row in TOLERANCES.values():
         assert row.limits.keys() == {"max_abs_error", "max_logit_error"}
         assert len(row.reason) > 20
 
 
 def test_drift_tolerance_is_tighter_than_the_ceiling():
-    """Else the third comparison could find nothing that the second does not."""
+    """Otherwise a drift check could find nothing that the ceiling does not."""
     for variant in VARIANT.values():
         for metric in ("max_abs_error", "max_logit_error"):
-            same = TOLERANCES[variant.precision.name, True].limits[metric]
-            assert same * 2 < variant.precision.ceiling[metric]
+            tight = TOLERANCES[variant.precision.name, True].limits[metric]
+            assert tight * 2 < variant.precision.ceiling[metric]

@@ -14,7 +14,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from fixtures.baselines.files import PinsFile
+from fixtures.baselines.files import ConformanceFile
 from fixtures.build import manifest
 from fixtures.build.step import Step, step_function
 from fixtures.build.workers import build_all
@@ -402,12 +402,12 @@ def pinned(case, operators=None, tokenizer=None, tokens=None):
     """Give a case's model an approved conformance.json."""
     subject = case.subject
     encoded = subject.encoded
-    file = PinsFile(
+    file = ConformanceFile(
         probes=subject.probes_digest, arrays="", provenance=subject.provenance(),
         tokenizer=tokenizer or encoded.extra["tokenizer"], operators={case.variant.name: operators or case.operators},
     )  # fmt: skip
     ids = {"input_ids": encoded.fields["input_ids"], "offsets": encoded.offsets} | (tokens or {})
-    return dataclasses.replace(subject.baseline, pins_file=file, tokens=ids)
+    return dataclasses.replace(subject.baseline, conformance_file=file, tokens=ids)
 
 
 def test_fusion_that_vanished_is_seen(cases, session, monkeypatch):
