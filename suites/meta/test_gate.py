@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from fixtures.build import manifest as build_manifest
 from fixtures.build.manifest import write_manifest
 from fixtures.build.store import Store
-from fixtures.models.checkpoints import sha256_of
+from fixtures.models.files import sha256_of
 from fixtures.report.results import shape_of
 from suites.meta.house import EMBEDDER, LOOSE, RERANKER, ROOT, VARIANTS, House
 

@@ -9,7 +9,8 @@ from safetensors.numpy import save
 
 from fixtures.gate.session import read_model
 from fixtures.models import checkpoints
-from fixtures.models.checkpoints import CheckpointUnavailable, checkpoint_files, digest_of, find_checkpoint
+from fixtures.models.checkpoints import CheckpointUnavailable, find_checkpoint
+from fixtures.models.files import checkpoint_digest, checkpoint_files
 from fixtures.models.settings import Latency, ModelError, Tokenizer
 
 EMBEDDER = 'task = "embedding"\nsource = "path:checkpoint"\nmax_length = 16\npooling = "mean"\n'
@@ -237,6 +238,6 @@ def test_hub_snapshot_is_read_from_the_cache(folder, tmp_path, monkeypatch):
     text = EMBEDDER.replace("path:checkpoint", f"hub:example/tiny@{commit}")
     found = find_checkpoint(read(folder, text))
     assert found.folder == snapshot
-    assert found.digest == f"sha256:{digest_of(snapshot, checkpoint_files(snapshot))}"
+    assert found.digest == f"sha256:{checkpoint_digest(snapshot)}"
     with pytest.raises(ModelError, match="not the pinned sha256:0"):
         find_checkpoint(read(folder, text + f'digest = "sha256:{"0" * 64}"\n'))
