@@ -1,7 +1,7 @@
 """Inputs and outputs are exactly the task's: names, types, axes."""
 
 from fixtures.export.variants import EXPORT_FP16
-from fixtures.graphs import graph
+from fixtures.graphs.graph import input_types, output_types
 from fixtures.scoring.ceilings import FP16
 from fixtures.scoring.tasks import POOLED
 
@@ -11,7 +11,7 @@ def test_inputs_are_what_the_tokenizer_makes(case, stress_reference, finding):
 
     Of a ready-made file, int32 is remarked on: its callers have to cast.
     """
-    inputs = {name: one for name, one in graph.inputs(case.graph).items() if not name.startswith("past_key_values.")}
+    inputs = {name: kind for name, kind in input_types(case.graph).items() if not name.startswith("past_key_values.")}
     missing, unknown = (
         sorted(set(stress_reference.inputs) - inputs.keys()),
         sorted(inputs.keys() - set(stress_reference.inputs)),
@@ -29,7 +29,7 @@ def test_inputs_are_what_the_tokenizer_makes(case, stress_reference, finding):
 def test_outputs_are_those_of_the_task(case):
     """The outputs that the task scores, in float32 or in what was exported, batch and length free; no other, but the
     past."""
-    outputs = {name: one for name, one in graph.outputs(case.graph).items() if not name.startswith("present.")}
+    outputs = {name: kind for name, kind in output_types(case.graph).items() if not name.startswith("present.")}
     wanted = {POOLED: ("batch", None)} if case.pools else case.subject.task.outputs
     if case.ready_made:
         outputs = {name: one for name, one in outputs.items() if name in wanted}

@@ -5,7 +5,7 @@ import onnx
 
 from fixtures.export.onnx_export import NEWEST_IR, OPSET
 from fixtures.gate.session import inapplicable
-from fixtures.graphs import graph
+from fixtures.graphs.graph import opsets
 from fixtures.runtimes.hardware import CUDA
 from fixtures.runtimes.onnx_runtime import executed, fallen_back
 from fixtures.scoring import stress
@@ -25,11 +25,11 @@ def test_graph_is_valid_onnx(case):
 
 def test_versions_are_those_of_the_recipe(case, finding):
     """The opset is the recipe's, and the IR version one that the oldest supported ONNX Runtime reads."""
-    opset, ir = graph.versions(case.graph)
+    opset, ir = opsets(case.graph)[""], case.graph.ir_version
     if case.ready_made:
-        finding(f"opset {opset['']}, IR version {ir}; exportgate exports opset {OPSET}")
+        finding(f"opset {opset}, IR version {ir}; exportgate exports opset {OPSET}")
         return
-    assert opset[""] == OPSET, f"{case}: opset {opset['']}, and the recipe says {OPSET}"
+    assert opset == OPSET, f"{case}: opset {opset}, and the recipe says {OPSET}"
     assert ir <= NEWEST_IR, f"{case}: IR version {ir}; ONNX Runtime 1.20 reads {NEWEST_IR} at most"
 
 

@@ -1,8 +1,10 @@
 """Quantization: what the file really has, read back from the graph, and what each layer lost."""
 
+import onnx
+
 from fixtures.export import restore
 from fixtures.gate.session import inapplicable
-from fixtures.graphs import graph, quantization
+from fixtures.graphs import quantization
 from fixtures.graphs.graph import MADE_BY_QUANTIZERS
 from fixtures.graphs.quantization import LARGEST_STEP, quantized_weights
 from fixtures.runtimes.hardware import TIER
@@ -52,7 +54,7 @@ def test_weights_survive_quantization(case, gate, finding):
         inapplicable(
             "the graph that was quantized did not come with it; its weights are compared with the checkpoint's"
         )
-    original = graph.read(gate.artifact(case.step.inputs[0]).folder / case.file.name)
+    original = onnx.load(gate.artifact(case.step.inputs[0]).folder / case.file.name)
     errors = quantization.round_trip(original, case.graph)
     lost = [one.layer for one in errors if one.steps is None]
     assert not lost, f"{case}: {', '.join(lost)}: no such weight in the graph that was quantized"

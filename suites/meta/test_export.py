@@ -15,7 +15,7 @@ from fixtures.build.store import Store
 from fixtures.export import quantize, recipes, seeded
 from fixtures.export.quantize import quantize_fused
 from fixtures.export.variants import VARIANT
-from fixtures.graphs import graph
+from fixtures.graphs.graph import added_operators
 from fixtures.models.checkpoints import Checkpoint
 from fixtures.runtimes import hardware
 from fixtures.runtimes.hardware import Machine
@@ -70,7 +70,7 @@ def test_both_quantizers_make_the_same_of_an_unfused_graph(tiny, tmp_path):
     ours, theirs = initializers(tmp_path), initializers(tiny("quantized"))
     assert ours.keys() == theirs.keys()
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
-    counts = [graph.operators(onnx.load(folder / "model.onnx")) for folder in (tmp_path, tiny("quantized"))]
+    counts = [added_operators(onnx.load(folder / "model.onnx")) for folder in (tmp_path, tiny("quantized"))]
     assert [one["MatMulInteger"] for one in counts] == [12, 16]
 
 

@@ -6,8 +6,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from fixtures.graphs import graph as graphs_graph
 from fixtures.graphs import quantization
+from fixtures.graphs.graph import added_operators, input_types, module_of, opsets, output_types
 from fixtures.graphs.quantization import LARGEST_STEP, quantized_weights
 
 RANDOM = np.random.default_rng(3)
@@ -39,16 +39,30 @@ def quantize(tmp_path):
             tmp_path / "float.onnx", tmp_path / "int8.onnx", weight_type=weight_type,
             extra_options={"WeightSymmetric": True}, **options,
         )  # fmt: skip
-        return model, graphs_graph.read(tmp_path / "int8.onnx")
+        return model, onnx.load(tmp_path / "int8.onnx")
 
     return run
 
 
-def test_versions_inputs_and_outputs():
+def test_opsets_inputs_and_outputs():
     model = tiny()
-    assert graphs_graph.versions(model) == ({"": 18}, 8)
-    assert graphs_graph.inputs(model) == {"ids": ("int64", ("batch",))}
-    assert graphs_graph.outputs(model) == {"out": ("float", ("batch", 8))}
+    assert opsets(model) == {"": 18}
+    assert input_types(model) == {"ids": ("int64", ("batch",))}
+    assert output_types(model) == {"out": ("float", ("batch", 8))}
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [
+        ("/encoder/layer.0/output/dense/MatMul", "encoder.layer.0.output.dense"),
+        ("/encoder/layer.0/output/dense/MatMul_output_0", "encoder.layer.0.output.dense"),
+        ("/MatMul", ""),
+        ("Attention_0", ""),
+        ("", ""),
+    ],
+)
+def test_module_is_read_from_the_name_of_a_node_or_tensor(name, module):
+    assert module_of(name) == module
 
 
 def test_operators_of_optimizers_and_quantizers_are_counted_in_subgraphs_too():
@@ -63,7 +77,7 @@ def test_operators_of_optimizers_and_quantizers_are_counted_in_subgraphs_too():
         helper.make_node("MatMul", ["a", "b"], ["z"]),
     ]
     model = helper.make_model(helper.make_graph(nodes, "outer", [], []))
-    assert graphs_graph.operators(model) == {"LayerNormalization": 1, "MatMulInteger": 2, "com.microsoft.Attention": 1}
+    assert added_operators(model) == {"LayerNormalization": 1, "MatMulInteger": 2, "com.microsoft.Attention": 1}
 
 
 @pytest.mark.parametrize("weight_type", [QuantType.QUInt8, QuantType.QInt8])
