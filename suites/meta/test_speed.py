@@ -174,7 +174,7 @@ def plugin(monkeypatch, tmp_path):
 
 def test_approval_that_says_too_little_is_not_recorded(house, tier, plugin):
     before = json.loads(tier_file(house).read_text())["variants"]["O2"]["speeds"]
-    blind = plugin("from fixtures import latency\nlatency.CELL_THRESHOLD = 1e-9\n")
+    blind = plugin("from fixtures.latency import change\nchange.CELL_THRESHOLD = 1e-9\n")
     done = house.run("suites/accuracy/test_scores.py", "--approve", "--variant", "O2", *blind, suite=SPEED)
     assert done.returncode == 0, done.text
     assert "not recorded: that says too little; approve it again at a quiet time" in done.text
@@ -183,8 +183,8 @@ def test_approval_that_says_too_little_is_not_recorded(house, tier, plugin):
 
 STEAL = """
 import itertools
-from fixtures import latency
-latency._stolen_s = map(float, itertools.count(0, 1000)).__next__
+from fixtures.latency import disturbance
+disturbance._stolen_s = map(float, itertools.count(0, 1000)).__next__
 """
 
 
