@@ -12,7 +12,7 @@ from fixtures.claims import measures, rule
 from fixtures.claims.measures import beside, rates
 from fixtures.claims.rule import NOTHING, ON_GPU
 from fixtures.claims.table import CLAIMS
-from fixtures.export.seeded import ARCHITECTURES, bytes_of
+from fixtures.export.seeded import ARCHITECTURES, weight_bytes_of
 from fixtures.gate.session import FULL_SIZE, ROOT
 from fixtures.latency.records import Cell, Workload
 from fixtures.latency.throughput import workload_name
@@ -471,10 +471,10 @@ def test_full_size_is_timed_only_on_request_and_only_for_speed(tmp_path):
 def test_full_size_is_built_one_at_a_time_where_memory_is_short():
     """Its source is the row of the large architecture, whose steps need several times its 2.3 GB."""
     text = (FULL_SIZE / "xlm-roberta-568m" / "model.toml").read_text()
-    size = bytes_of(text.partition('source = "')[2].partition('"')[0])
+    size = weight_bytes_of(text.partition('source = "')[2].partition('"')[0])
     assert size == pytest.approx(2.27e9, rel=0.01)
     assert workers_for(8, 16 * 2**30, size) == 1
-    assert bytes_of("seeded:xlm_roberta@5") == bytes_of("path:xlm_roberta_large") == 0
+    assert weight_bytes_of("seeded:xlm_roberta@5") == weight_bytes_of("path:xlm_roberta_large") == 0
 
 
 def test_full_size_has_the_sizes_that_it_stands_for():
@@ -490,7 +490,7 @@ def test_full_size_has_the_sizes_that_it_stands_for():
     layer = 4 * (wide + 1) * wide + (wide + 1) * inner + (inner + 1) * wide + 4 * wide
     count = tables + 24 * layer + (wide + 1) * wide + (wide + 1)
     assert sum(one.numel() for one in made.parameters()) == count == 567_755_777
-    assert row.bytes == pytest.approx(4 * count, rel=1e-3)
+    assert row.weight_bytes == pytest.approx(4 * count, rel=1e-3)
 
 
 def test_full_size_has_texts_of_512_tokens(tmp_path):

@@ -183,7 +183,7 @@ def test_seeded_heads_find_some_tokens_worth_a_weight(reference, feeds, tokenize
 
 
 def test_planning_imports_no_framework():
-    code = "import sys, fixtures.m3; assert not {'torch', 'transformers', 'optimum'} & sys.modules.keys()"
+    code = "import sys, fixtures.export.recipes; assert not {'torch', 'transformers', 'optimum'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

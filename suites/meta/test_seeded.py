@@ -105,7 +105,7 @@ def layers(model):
 
 
 def test_every_architecture_has_its_family():
-    assert FAMILIES.keys() == {name for name, row in ARCHITECTURES.items() if not row.bytes}
+    assert FAMILIES.keys() == {name for name, row in ARCHITECTURES.items() if not row.weight_bytes}
 
 
 # ------------------------------------------------------------------------------------- the same
