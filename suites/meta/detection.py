@@ -30,9 +30,9 @@ from fixtures.build.store import Store
 from fixtures.build.workers import build_all
 from fixtures.export import recipes
 from fixtures.export.variants import DEFAULT_VARIANTS, VARIANT
-from fixtures.faults import effect as faults_effect
-from fixtures.faults.effect import true_effect
-from fixtures.faults.fault import Fault, Inapplicable, applies, build, changed
+from fixtures.faults.effect import encode, true_effect
+from fixtures.faults.fault import Fault, Inapplicable, keep_settings
+from fixtures.faults.planting import applies, build_faulty_artifact
 from fixtures.faults.table import FAULT, FAULTS
 from fixtures.models.checkpoints import Checkpoint, find_checkpoint
 from fixtures.models.settings import Model, Settings
@@ -145,7 +145,7 @@ def seeing(clean: Path, faulty: Path, settings: Settings, other: Settings, toler
     rows = [(one.text, one.pair) for one in filled]
     try:
         before, after = (
-            scores.score(OnnxRuntime(folder / MODEL_FILE, 1), faults_effect.encode(folder, rows, chosen), chosen)
+            scores.score(OnnxRuntime(folder / MODEL_FILE, 1), encode(folder, rows, chosen), chosen)
             for folder, chosen in ((clean, settings), (faulty, other))
         )
     except Exception:  # whatever a file that cannot be run raises: everything sees it
@@ -283,10 +283,10 @@ class Laboratory:
         settings, where = settings_of(model), self.folder / "faulty" / str(number)
         where.mkdir(parents=True)
         try:
-            folder = build(fault, variant, self.clean[model], settings, self.machine, where)
+            folder = build_faulty_artifact(fault, variant, self.clean[model], settings, self.machine, where)
         except Inapplicable:
             return None, 0.0, None
-        other, clean = changed(fault, settings), self.clean[model][variant]
+        other, clean = fault.change_settings(settings), self.clean[model][variant]
         effect = true_effect(clean, folder, settings, other)
         seen = None
         if variant == "plain" and model in FIRST:
@@ -326,7 +326,9 @@ class Laboratory:
         if to.exists():
             return
         shutil.copytree(self.house.baselines / model, to)
-        changes = fault.settings(settings_of(model))
+        settings = settings_of(model)
+        faulty = msgspec.structs.asdict(fault.change_settings(settings))
+        changes = {key: value for key, value in faulty.items() if value != getattr(settings, key)}
         text = (to / "model.toml").read_text()
         for key, value in changes.items():
             text = re.sub(rf"^{key} = .*\n", "", text, flags=re.MULTILINE)
@@ -380,7 +382,7 @@ def document(
     machine = laboratory.machine
     lines = [
         "# Detection", "",
-        "Written by `tox run -e detection`: every fault of `fixtures/faults.py` is planted in tiny seeded models, the "
+        "Written by `tox run -e detection`: every fault of `fixtures/faults/` is planted in tiny seeded models, the "
         "faulty artifacts are handed to the gate with `--artifact`, and what a fault really does is measured on texts "
         "that are no probes and on every id of the vocabulary. A fault matters where that exceeds the drift "
         "tolerance of the variant.", "",
@@ -474,7 +476,7 @@ def main() -> int:
             asked = {
                 index: one
                 for index, one in enumerate(verdicts)
-                if one.matters and one.variant in SIDE_BY_SIDE and not one.fault.settings(settings_of(one.model))
+                if one.matters and one.variant in SIDE_BY_SIDE and one.fault.change_settings is keep_settings
             }
             tasks_of = [
                 (laboratory.checkpoints[one.model], laboratory.clean[one.model][one.variant], Path(one.folder),

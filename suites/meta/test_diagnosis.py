@@ -17,7 +17,7 @@ from fixtures.diagnosis.symptoms import SYMPTOMS
 from fixtures.diagnosis.tap import deviation
 from fixtures.export import recipes
 from fixtures.export.variants import VARIANT
-from fixtures.faults.fault import build
+from fixtures.faults.planting import build_faulty_artifact
 from fixtures.faults.table import FAULT
 from fixtures.models.checkpoints import Checkpoint
 from fixtures.models.settings import Model, Settings
@@ -285,7 +285,7 @@ def sound(tmp_path_factory):
 def planted(fault, model, form, where):
     """Return the folder of an artifact with a fault of the table."""
     where.mkdir()
-    return build(FAULT[fault], form, model.folders, model.settings, MACHINE, where)
+    return build_faulty_artifact(FAULT[fault], form, model.folders, model.settings, MACHINE, where)
 
 
 def located(model, form, folder, errors=None):

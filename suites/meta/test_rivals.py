@@ -4,7 +4,7 @@ import pytest
 
 from fixtures.export import seeded
 from fixtures.export.onnx_export import OPSET, export_onnx
-from fixtures.faults import fault as faults_fault
+from fixtures.faults.planting import build_faulty_artifact
 from fixtures.faults.table import FAULT
 from fixtures.models.settings import Settings
 from fixtures.runtimes import hardware
@@ -30,7 +30,7 @@ def faulty(sound, tmp_path):
         place = tmp_path / name
         place.mkdir()
         fault = FAULT[name]
-        return faults_fault.build(fault, "plain", {"plain": sound[1]}, SETTINGS, hardware.detect(None), place)
+        return build_faulty_artifact(fault, "plain", {"plain": sound[1]}, SETTINGS, hardware.detect(None), place)
 
     return build
 
