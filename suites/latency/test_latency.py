@@ -12,6 +12,7 @@ from fixtures.gate.speed_verdicts import judge_cell, judge_speed
 from fixtures.gate.timing import SWEEP, lengths_of, opened, shape_of, side_of
 from fixtures.latency import footprint
 from fixtures.latency.pairs import feeds_of
+from fixtures.latency.records import Measurement, Quantity
 
 
 def test_latency_of_pytorch(subject, shape, gate, measured, torch_of):
@@ -37,7 +38,7 @@ def test_footprint(case, gate, recorded):
     """A fresh process: from its start to the first output, session load, memory, and memory after many shapes."""
     feeds, *sweep = (case.runtime.select(shape_of(case.subject, *one)) for one in ((1, 128), *SWEEP))
     measure = functools.partial(footprint.footprint, case.file, gate.machine.threads, case.provider, feeds, sweep)
-    found = recorded(case, "footprint", measure)
+    found = recorded(case, Measurement(Quantity.FOOTPRINT), measure)
     for name, value in vars(found).items():
         setattr(case.result, name, value)
     assert found.peak_rss_mb > case.result.bytes / 1e6 / 2

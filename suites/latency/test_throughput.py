@@ -7,7 +7,8 @@ import pytest
 
 from fixtures.gate.timing import LONGEST, MIXED, shape_of
 from fixtures.latency import throughput
-from fixtures.latency.throughput import WAYS, callers_name, workload_name
+from fixtures.latency.records import Measurement, Quantity
+from fixtures.latency.throughput import WAYS
 from fixtures.report.results import RECOMMENDATION_SHAPE
 from fixtures.runtimes.opening import load
 
@@ -21,9 +22,9 @@ def test_mixed_lengths(case, batch, by_length, recorded):
     def run(feeds):
         return runtime.run(runtime.select(feeds))
 
-    name = workload_name(batch, by_length)
-    found = recorded(case, name, functools.partial(throughput.workload, run, texts, batch, by_length=by_length))
-    case.result.workloads.append(found)
+    measurement = Measurement(Quantity.WORKLOAD, batch, sorted=by_length)
+    measure = functools.partial(throughput.workload, run, texts, batch, by_length=by_length)
+    case.result.workloads.append(recorded(case, measurement, measure))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 0], ids=["one thread", "two threads", "all threads"])
@@ -31,16 +32,16 @@ def test_mixed_lengths(case, batch, by_length, recorded):
 def test_callers(case, count, threads, gate, recorded):
     """Several callers share one session; how many intra-op threads serve them best."""
     threads = threads or gate.machine.threads
-    name = callers_name(count, threads)
-    known = any((one.callers, one.threads) == (count, threads) for one in case.result.callers)
-    if known or name in case.result.undecided:
+    measurement = Measurement(Quantity.CALLERS, callers=count, threads=threads)
+    measured = any((result.callers, result.threads) == (count, threads) for result in case.result.callers)
+    if measured or any(entry.measurement == measurement for entry in case.result.undecided):
         pytest.skip(f"all threads are {threads} here, and that was measured")
     runtime = load(case.file, threads, case.provider)
     feeds = runtime.select(shape_of(case.subject, *RECOMMENDATION_SHAPE))
     run = functools.partial(runtime.run, feeds)
     busy = min(count * threads, gate.machine.threads)
-    found = recorded(case, name, functools.partial(throughput.callers, run, count, threads), busy)
-    case.result.callers.append(found)
+    measure = functools.partial(throughput.callers, run, count, threads)
+    case.result.callers.append(recorded(case, measurement, measure, busy))
 
 
 def mixed(lengths):

@@ -14,8 +14,7 @@ from fixtures.claims.rule import NOTHING, ON_GPU
 from fixtures.claims.table import CLAIMS
 from fixtures.export.seeded import ARCHITECTURES, weight_bytes_of
 from fixtures.gate.session import FULL_SIZE, ROOT
-from fixtures.latency.records import Cell, Workload
-from fixtures.latency.throughput import workload_name
+from fixtures.latency.records import Cell, Measurement, Quantity, Undecided, Workload
 from fixtures.report import files, terminal
 from fixtures.report.conclusions import conclude
 from fixtures.report.results import Check, ClaimStatus, ModelResult, Results, Status, VariantResult
@@ -35,6 +34,10 @@ def cell(shape, ratio, *, plain_ms=None, half=0.01):
     return Cell(
         *shape, p50, p50 * 1.05, shape[0] / p50 * 1e3, ratio, (ratio * (1 - half), ratio * (1 + half)), None, 40, 2
     )
+
+
+def undecided_at(shape, reason="noisy"):
+    return Undecided(Measurement(Quantity.LATENCY, *shape), reason)
 
 
 def variant(name, ratio=None, error=None, task="rerank", shapes=SHAPES, size=100, **cells):
@@ -68,7 +71,7 @@ def uneven(times, *, undecided=False):
     """Return O2, so many times as far ahead of PyTorch at 1x128 as at 1x16; whether a third shape is undecided."""
     result = model(variant("O2", 1.2, shapes=((1, 16),)), torch=1.0)
     result.variants[0].latency.append(cell((1, 128), 1.2 * times))
-    result.variants[0].undecided = {"1x512": "noisy"} if undecided else {}
+    result.variants[0].undecided = [undecided_at((1, 512))] if undecided else []
     return result
 
 
@@ -251,7 +254,7 @@ def test_nothing_is_answered_where_nothing_was_measured(claim):
 def with_undecided(*ratios):
     """Return quantized timed at so many of five shapes; the others are undecided."""
     result = VariantResult("quantized", latency=[cell(shape, one) for shape, one in zip(SHAPES, ratios, strict=False)])
-    result.undecided = {f"{batch}x{length}": "noisy" for batch, length in SHAPES[len(ratios) :]}
+    result.undecided = [undecided_at(shape) for shape in SHAPES[len(ratios) :]]
     return model(result)
 
 
@@ -276,7 +279,7 @@ def test_undecided_shapes_answer_only_where_they_cannot_matter(ratios, answer):
 def test_undecided_pytorch_leaves_its_shape_undecided():
     result = beside_torch("plain", 1.4)
     result.torch_latency = [one for one in result.torch_latency if one.length != 512]
-    result.undecided = {"1x512": "the hypervisor took 9 %"}
+    result.undecided = [undecided_at((1, 512), "the hypervisor took 9 %")]
     found, evidence = said("plain-over-pytorch", result)
     assert found == HOLDS
     assert "4 of 5" in evidence
@@ -360,10 +363,11 @@ def test_batches_that_pad_count_with_those_that_do_not(mixed, answer, evidence):
 def test_undecided_batches_that_pad_may_be_either():
     result = padded(83.2, {(8, False): 70})  # with those of one length, three of three
     assert said("batch-1-is-fastest", result)[0] == HOLDS
-    for batch in (8, 32):
-        result.variants[0].undecided[workload_name(batch, True)] = "noisy"
+    entries = result.variants[0].undecided = [
+        Undecided(Measurement(Quantity.WORKLOAD, batch, sorted=True), "noisy") for batch in (8, 32)
+    ]
     assert said("batch-1-is-fastest", result)[0] == HOLDS, "three of five"
-    result.variants[0].undecided[workload_name(32, False)] = "noisy"
+    entries.append(Undecided(Measurement(Quantity.WORKLOAD, 32), "noisy"))
     found, evidence = said("batch-1-is-fastest", result)
     assert found == UNMEASURED, "three of six"
     assert "undecided: plain over mixed lengths: batches of 8, by length (noisy)" in evidence

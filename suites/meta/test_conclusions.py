@@ -3,8 +3,7 @@
 import msgspec
 import pytest
 
-from fixtures.latency.records import Callers, Cell
-from fixtures.latency.throughput import callers_name, workload_name
+from fixtures.latency.records import Callers, Cell, Measurement, Quantity, Undecided
 from fixtures.report.recommendation import choose, front, recommend
 from fixtures.report.results import ModelResult, Status, VariantResult
 
@@ -20,6 +19,10 @@ def cell(ratio, batch=1, half=0.02, p50_ms=40.0):
 def variant(name, ratio, megabytes, error, *, half=0.02, batches=(1,), **more):
     cells = [cell(ratio, batch, half) for batch in batches]
     return VariantResult(name, bytes=int(megabytes * 1e6), closeness={"max_abs_error": error}, latency=cells, **more)
+
+
+def undecided(batch, length, reason="noisy"):
+    return Undecided(Measurement(Quantity.LATENCY, batch, length), reason)
 
 
 def model(*variants):
@@ -68,7 +71,7 @@ def test_what_intervals_tell_apart_is_not_alike_unless_another_session_would_mak
 
 
 def test_what_is_undecided_may_be_the_fastest():
-    unknown = variant("O3", 1, 90, 9e-5, batches=(), undecided={"1x128": "the hypervisor took 9 %"})
+    unknown = variant("O3", 1, 90, 9e-5, batches=(), undecided=[undecided(1, 128, "the hypervisor took 9 %")])
     found = chosen(PLAIN, O2, unknown)
     assert (found["lowest p50 at batch 1"].variant, found["lowest p50 at batch 1"].alike) == ("O2", ["O3"])
     assert found["highest throughput"].alike == ["O3"]
@@ -101,7 +104,7 @@ def test_throughput_finds_batch_callers_and_what_does_as_well():
 def test_what_may_do_as_well_in_another_way_is_named():
     """Two callers of the one do 70 texts per second, a batch of the other 62: timed apart, they may be alike."""
     single, many = variant("quantized", 2.5, 23, 0.04), variant("O2-quantized", 2.3, 23, 0.06, half=0.001)
-    unknown = variant("O3-quantized", 1, 23, 0.07, batches=(), undecided={"1x128": "noisy"})
+    unknown = variant("O3-quantized", 1, 23, 0.07, batches=(), undecided=[undecided(1, 128)])
     many.callers = [Callers(2, 1, 70, 21, 22)]
     found = chosen(PLAIN, single, many, unknown)["highest throughput"]
     assert (found.variant, found.alike) == ("quantized", ["O2-quantized", "O3-quantized"])
@@ -110,9 +113,9 @@ def test_what_may_do_as_well_in_another_way_is_named():
     assert (found.variant, found.alike) == ("O2-quantized", ["O3-quantized"])
     many.callers = []
     assert chosen(PLAIN, single, many)["highest throughput"].alike == [], "beside each other, they are told apart"
-    many.undecided = {callers_name(2, 1): "noisy"}
+    many.undecided = [Undecided(Measurement(Quantity.CALLERS, callers=2, threads=1), "noisy")]
     assert chosen(PLAIN, single, many)["highest throughput"].alike == ["O2-quantized"]
-    many.undecided = {"8x16": "noisy", workload_name(8, True): "noisy"}
+    many.undecided = [undecided(8, 16), Undecided(Measurement(Quantity.WORKLOAD, 8, sorted=True), "noisy")]
     assert chosen(PLAIN, single, many)["highest throughput"].alike == [], "another length, or several"
 
 

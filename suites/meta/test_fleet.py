@@ -134,8 +134,8 @@ def test_what_cannot_be_merged_is_refused(folders, tmp_path):
         fleet.read([*folders, folders[1] / "gate.json"])
     with pytest.raises(fleet.CannotMerge, match=r"nothing\.json: No such file"):
         fleet.read([tmp_path / "nothing.json"])
-    (tmp_path / "gate.json").write_text('{"schema": 99, "machine": {}, "versions": {}}')
-    with pytest.raises(fleet.CannotMerge, match="has schema 99"):
+    (tmp_path / "gate.json").write_text('{"schema": 1, "machine": {}, "models": "as schema 1 had them"}')
+    with pytest.raises(fleet.CannotMerge, match="has schema 1, and this exportgate reads 2: run the gate again"):
         fleet.read([tmp_path])
     (tmp_path / "gate.json").write_text('{"models": []}')
     with pytest.raises(fleet.CannotMerge, match="is no report of exportgate"):

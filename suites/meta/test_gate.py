@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -16,8 +17,8 @@ from safetensors.numpy import load_file, save_file
 from fixtures.build import manifest as build_manifest
 from fixtures.build.manifest import write_manifest
 from fixtures.build.store import Store
+from fixtures.latency.records import Quantity, Undecided, undecided_shapes
 from fixtures.models.files import sha256_of
-from fixtures.report.results import shape_of
 from suites.meta.house import EMBEDDER, LOOSE, RERANKER, ROOT, VARIANTS, House
 
 
@@ -333,11 +334,12 @@ def test_latency_and_conformance_run_on_a_tiny_model(house):
         assert done.returncode == 0, done.text
     model = house.gate()["models"][0]
     fused = next(one for one in model["variants"] if one["variant"] == "O2")
-    cells = {f"{cell['batch']}x{cell['length']}": cell for cell in fused["latency"]}
-    assert {*cells, *filter(shape_of, fused["undecided"])} == {"1x16", "2x32"}, "some are undecided, and none is lost"
-    assert all(cell["ratio_to_torch"] > 0 for shape, cell in cells.items() if shape not in model["undecided"])
+    cells = {(cell["batch"], cell["length"]): cell for cell in fused["latency"]}
+    of_torch, undecided = (msgspec.convert(one["undecided"], list[Undecided]) for one in (model, fused))
+    assert {*cells, *undecided_shapes(undecided)} == {(1, 16), (2, 32)}, "some are undecided, and none is lost"
+    assert all(cell["ratio_to_torch"] > 0 for shape, cell in cells.items() if shape not in undecided_shapes(of_torch))
     assert all(cell["end_to_end_ms"] > cell["p50_ms"] for cell in cells.values())
-    if not all(map(shape_of, fused["undecided"])):
+    if any(entry.measurement.quantity != Quantity.LATENCY for entry in undecided):
         pytest.skip(f"the machine was disturbed: {fused['undecided']}")
     assert fused["cold_start_ms"] > fused["load_ms"]
     assert len(fused["workloads"]) == 5
@@ -350,8 +352,8 @@ def beside_its_times(benchmarks, cells, fused):
     assert benchmarks["machine_info"]["exportgate"]["threads"] >= 1
     extra = {one["name"]: one["extra_info"] for one in benchmarks["benchmarks"]}
     assert all({"affinity", "quota", "load", "mhz"} <= one.keys() for one in extra.values())
-    for shape, cell in cells.items():
-        assert extra[f"test_latency[tiny-O2-{shape}]"].items() >= cell.items()
+    for (batch, length), cell in cells.items():
+        assert extra[f"test_latency[tiny-O2-{batch}x{length}]"].items() >= cell.items()
     assert extra["test_speed[tiny-O2]"].items() >= fused["speed"].items()
     assert extra["test_footprint[tiny-O2]"]["cold_start_ms"] == fused["cold_start_ms"]
     named = [one for name, one in extra.items() if "test_mixed_lengths[tiny-O2" in name]

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import msgspec
 import pytest
 
-from fixtures.latency.records import Cell
+from fixtures.latency.records import Cell, Measurement, Quantity, Undecided
 from fixtures.report import files, terminal
 from fixtures.report.conclusions import conclude
 from fixtures.report.results import Failure, ModelResult, Results, Status, VariantResult
@@ -58,7 +58,7 @@ def model(name, task):
         failing,
         judged(task, "quantized", 3.9, closeness={}, drift={}),
     ]
-    return ModelResult(name, "sha256:cbf2", task, {}, variants=variants, torch_latency=[cell(0.5)])
+    return ModelResult(name, "sha256:cbf2", task, variants=variants, torch_latency=[cell(0.5)])
 
 
 @pytest.fixture
@@ -194,12 +194,44 @@ def test_json_is_strict_and_keeps_its_contract(report):
     assert failing["closeness"]["max_abs_error"] is None
 
 
+@pytest.mark.parametrize(
+    ("measurement", "content", "text"),
+    [
+        (Measurement(Quantity.LATENCY, 1, 16), {"quantity": "latency", "batch": 1, "length": 16}, "1x16"),
+        (Measurement(Quantity.SPEED), {"quantity": "speed"}, "speed"),
+        (Measurement(Quantity.FOOTPRINT), {"quantity": "footprint"}, "footprint"),
+        (Measurement(Quantity.WORKLOAD, 1), {"quantity": "workload", "batch": 1}, "mixed lengths: one by one"),
+        (
+            Measurement(Quantity.WORKLOAD, 8, sorted=True),
+            {"quantity": "workload", "batch": 8, "sorted": True},
+            "mixed lengths: batches of 8, by length",
+        ),
+        (
+            Measurement(Quantity.CALLERS, callers=2, threads=1),
+            {"quantity": "callers", "callers": 2, "threads": 1},
+            "callers: 2 on 1 thread",
+        ),
+    ],
+    ids=str,
+)
+def test_undecided_measurements_are_objects_in_json_and_words_in_markdown(
+    results, tmp_path, measurement, content, text
+):
+    results.models[0].variants[0].undecided = [Undecided(measurement, "noisy")]
+    files.write(results, tmp_path)
+    (entry,) = json.loads((tmp_path / "gate.json").read_bytes())["models"][0]["variants"][0]["undecided"]
+    assert entry == {"measurement": content, "reason": "noisy"}
+    assert f"- undecided, minilm-l6 plain: {text}: noisy\n" in (tmp_path / "gate.md").read_text("utf-8")
+    assert files.read(tmp_path / "gate.json").models[0].variants[0].undecided == [Undecided(measurement, "noisy")]
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_numbers_that_are_not_finite_become_null(results, tmp_path, value):
     results.models[0].reference_drift = {"max_abs_error": value}
     files.write(results, tmp_path)
     content = json.loads((tmp_path / "gate.json").read_bytes())
     assert content["models"][0]["reference_drift"] == {"max_abs_error": None}
+    assert math.isnan(files.read(tmp_path / "gate.json").models[0].reference_drift["max_abs_error"])
 
 
 # -------------------------------------------------------------------------------------- Markdown

@@ -101,7 +101,7 @@ def test_far_slower_at_one_shape_fails(house, tier):
     tier("O2", lambda stored: stored.update(latency=[stored_cell((1, 16), 100)]))
     done = house.run("--variant", "O2", "-k", "1x16", suite=CELL)
     if undecided := result(house, "O2")["undecided"]:
-        pytest.skip(undecided["1x16"])
+        pytest.skip(undecided[0]["reason"])
     assert done.returncode == 1, done.text
     (failure,) = (one for one in house.gate()["failures"] if one["check"] == "latency")
     assert "the gate lets 25.0% pass" in failure["message"]
@@ -196,8 +196,12 @@ def test_what_the_machine_disturbs_is_undecided_and_no_number(house, plugin, tmp
     done = house.run(*measured[1:], *options, suite=measured[0])
     assert done.returncode == 0, done.text
     found = result(house, "O2")
-    assert found["undecided"].keys() == {"1x16", "footprint", "mixed lengths: batches of 8"}
-    assert all("the hypervisor took" in why for why in found["undecided"].values())
+    assert [entry["measurement"] for entry in found["undecided"]] == [
+        {"quantity": "latency", "batch": 1, "length": 16},
+        {"quantity": "footprint"},
+        {"quantity": "workload", "batch": 8},
+    ]
+    assert all("the hypervisor took" in entry["reason"] for entry in found["undecided"])
     assert (found["latency"], found["workloads"], found["load_ms"]) == ([], [], None)
     assert not stored.exists() or json.loads(stored.read_text())["benchmarks"] == []
     assert "undecided: 3 measurements; gate.md says which, and why" in done.text
@@ -221,7 +225,9 @@ def test_undecided_speed_fails_where_all_is_required(house, tier):
     tier("O2", lambda stored: stored["speeds"][0].update(interval=[1e-3, 1e3]))
     done = house.run("--variant", "O2", "--require-all", suite=SPEED)
     assert done.returncode == 1, done.text
-    assert "than approved" in result(house, "O2")["undecided"]["speed"]
+    (undecided,) = result(house, "O2")["undecided"]
+    assert undecided["measurement"] == {"quantity": "speed"}
+    assert "than approved" in undecided["reason"]
     (failure,) = house.gate()["failures"]
     assert failure["message"].startswith("--require-all: undecided: tiny O2: ")
     assert "; approve it again at a quiet time" in failure["message"]
