@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from safetensors.numpy import load_file, save_file
 
-from fixtures.diagnosis.tap import largest_activation
+from fixtures.diagnosis.tap import Activation, largest_activation
 from fixtures.export import seeded
 from fixtures.export.variants import ALL_VARIANTS, VARIANT
 from fixtures.models.checkpoints import find_checkpoint
@@ -103,8 +103,8 @@ def test_largest_activation_of_what_is_in_fp16_is_named_and_masks_are_none(tmp_p
     file = small(tmp_path)
     onnx.save(convert_float_to_float16(onnx.load(file), keep_io_types=True), tmp_path / "half.onnx")
     feeds = {"input_ids": np.float32([[2], [300]]), "attention_mask": np.float32([[1], [1]])}
-    assert largest_activation(file, tmp_path / "half.onnx", [feeds]) == (90_000, "product")
-    assert largest_activation(file, file, [feeds]) == (0, ""), "nothing of it is in fp16"
+    assert largest_activation(file, tmp_path / "half.onnx", [feeds]) == Activation("product", 90_000)
+    assert largest_activation(file, file, [feeds]) == Activation("", 0), "nothing of it is in fp16"
 
 
 def test_profiler_tells_who_ran_what_in_which_type(tmp_path):
