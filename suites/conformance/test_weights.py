@@ -3,14 +3,13 @@
 import pytest
 
 from fixtures.graphs import weights
-from fixtures.models import tensors as models_tensors
-from fixtures.models.tensors import WeightsUnreadable
+from fixtures.models.tensors import WeightsUnreadable, read_tensors
 
 
 def test_weights_are_the_checkpoints(case, gate, weights_folder, finding):
     """Every weight in the graph is what the checkpoint has in its place: exactly, or as rounding to int8 leaves it."""
     try:
-        tensors = models_tensors.read(weights_folder)
+        tensors = read_tensors(weights_folder)
     except WeightsUnreadable as error:
         gate.skip(f"unsupported: {error}")
     compared = weights.compare(tensors, case.graph)

@@ -68,7 +68,7 @@ def test_all_keys(folder):
             5,
             "no check is called 'holds_under_masks'; did you mean 'scores_hold_under_mask'",
         ),
-        (EMBEDDER + 'template = "{query} {passage}"\n', 5, "template: only a decoder-reranker has one"),
+        (EMBEDDER + 'template = "{query} {passage}"\n', 5, "template: only a decoder-reranker has a template"),
         ('task = "question-answering"\nsource = "seeded:bert@1"\nmax_length = 8\n', 1, "labels: .* start and end"),
         (EMBEDDER.replace("embedding", "text-ranking"), 1, "task: .*optimum#2355.*write task = .rerank."),
         (EMBEDDER.replace("embedding", "default"), 1, "task: .*default drops a reranker's head"),
@@ -173,7 +173,7 @@ def test_checkpoint_that_is_not_whole_is_refused(folder, name, spoil, message):
         ("seeded:bert", "seeded: needs architecture@seed"),
         ("hub:foo/bar", "hub: needs owner/name@ and the full 40-digit commit hash"),
         ("/no/such/folder", "the checkpoint folder .* does not exist"),
-        ("{folder}/checkpoint/model.safetensors", "is a file, .* a ready-made .onnx goes to --artifact"),
+        ("{folder}/checkpoint/model.safetensors", "is a file, .* judge a ready-made .onnx with --artifact"),
         ("{folder}/adapter", "holds only an adapter, and .* is a model without one"),
     ],
 )

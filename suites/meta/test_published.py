@@ -28,7 +28,7 @@ from fixtures.scoring.tokens import plan_tokens
 from suites.meta.test_gate import ROOT, House
 
 MACHINE = hardware.detect()
-SHIPPED = sorted(settings.find(ROOT / "baselines" / "hub"))
+SHIPPED = sorted(settings.model_folders(ROOT / "baselines" / "hub"))
 FERRY = "The last ferry leaves at six, and the crew sleeps on the island."
 QUESTION = "Where does the crew sleep?"
 TEMPLATE = "Query: {query}\nPassage: {passage}\nAnswer:"

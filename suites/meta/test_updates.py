@@ -244,7 +244,7 @@ def test_wrong_candidate_is_a_usage_error(shop, options, message):
     ("line", "message"),
     [
         ("recall = 1", "update.recall: the metrics of an update of task embedding are max_similarity_change"),
-        ("topk_overlap = nan", "update.topk_overlap: nan is no limit"),
+        ("topk_overlap = nan", "update.topk_overlap: nan is not a limit"),
         ('topk_overlap = "half"', "Expected `float`"),
     ],
 )

@@ -22,9 +22,8 @@ from fixtures.export import onnx_export, quantize, seeded
 from fixtures.export.onnx_export import OPSET, export_onnx
 from fixtures.export.quantize import quantize_fused
 from fixtures.graphs import weights
-from fixtures.models import tensors as models_tensors
 from fixtures.models.bge_m3 import COLBERT_FILE
-from fixtures.models.tensors import WeightsUnreadable
+from fixtures.models.tensors import WeightsUnreadable, read_tensors
 from suites.conformance import test_weights
 
 INT8 = {"weights_dtype": "QUInt8", "activations_dtype": "QUInt8", "per_channel": True, "reduce_range": True}
@@ -54,12 +53,12 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def checkpoint(folders):
-    return models_tensors.read(folders["checkpoint"])
+    return read_tensors(folders["checkpoint"])
 
 
 @pytest.fixture(scope="module")
 def other(folders):
-    return models_tensors.read(folders["other"])
+    return read_tensors(folders["other"])
 
 
 @pytest.fixture
@@ -481,7 +480,7 @@ def test_weight_that_is_stored_inputs_first_is_not_transposed(tmp_path):
         folder.mkdir()
     seeded.make([], folders[0], {"architecture": "gpt2", "seed": 3, "auto_class": "AutoModel", "labels": 1})
     export_onnx(folders[:1], folders[1], {"task": "feature-extraction", "opset": OPSET})
-    model, tensors = onnx.load(folders[1] / "model.onnx"), models_tensors.read(folders[0])
+    model, tensors = onnx.load(folders[1] / "model.onnx"), read_tensors(folders[0])
     compared = weights.compare(tensors, model)
     assert (compared.differences, compared.share) == ((), 1)
     one = next(one for one in model.graph.initializer if one.name.endswith("h.1.attn.c_proj.weight"))
@@ -499,7 +498,7 @@ def test_checkpoints_are_read_widened_and_from_shards(tmp_path):
     save_file({"layers.0.w1": floats}, tmp_path / "consolidated.safetensors")  # the same, as Mistral names it
     index = {"weight_map": {"a.weight": "model-1.safetensors", "b.weight": "model-2.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    found = models_tensors.read(tmp_path)
+    found = read_tensors(tmp_path)
     assert {name: array.dtype for name, array in found.items()} == {"a.weight": np.float32, "b.weight": np.float32}
     assert np.array_equal(found["a.weight"], floats.astype(ml_dtypes.bfloat16).astype(np.float32))
     assert np.array_equal(found["b.weight"], floats.astype(np.float16).astype(np.float32))
@@ -514,7 +513,7 @@ def test_pickled_checkpoints_are_read_without_pytorch(tmp_path):
     }  # fmt: skip
     torch.save(state, tmp_path / "pytorch_model.bin")
     torch.save({"weight": base}, tmp_path / COLBERT_FILE)
-    found = models_tensors.read(tmp_path)
+    found = read_tensors(tmp_path)
     assert found.keys() == {"x.weight", "x.bias", "half", "colbert_linear.weight"}
     for name in ("x.weight", "x.bias", "half"):
         assert np.array_equal(found[name], state[name].detach().float().numpy())
@@ -522,10 +521,10 @@ def test_pickled_checkpoints_are_read_without_pytorch(tmp_path):
 
 def test_unreadable_checkpoints_say_why(tmp_path):
     with pytest.raises(WeightsUnreadable, match=r"neither \*.safetensors nor pytorch_model"):
-        models_tensors.read(tmp_path)
+        read_tensors(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps({"a": 1}))
-    with pytest.raises(WeightsUnreadable, match=r"pytorch_model.bin is no file that torch.save writes"):
-        models_tensors.read(tmp_path)
+    with pytest.raises(WeightsUnreadable, match=r"pytorch_model.bin is not a file that torch.save writes"):
+        read_tensors(tmp_path)
 
 
 class Evil:
@@ -543,7 +542,7 @@ def test_pickled_code_is_not_run(tmp_path):
 
     torch.save({"a": Evil(tmp_path / "mark")}, tmp_path / "pytorch_model.bin")
     with pytest.raises(WeightsUnreadable, match="it names"):
-        models_tensors.read(tmp_path)
+        read_tensors(tmp_path)
     assert not (tmp_path / "mark").exists()
 
 
