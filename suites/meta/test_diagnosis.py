@@ -68,10 +68,10 @@ EXPECTED = {
 }  # fmt: skip
 
 
-def evidence(task, scores, reference=None, scoring=None, **known):
+def evidence(task, scores, reference=None, scoring=None, **details):
     reference = EXPECTED[task] if reference is None else reference
     scoring = scoring or Scoring("mean", task == "embedding")
-    return Evidence(task, reference, scores, TOKENS, scoring, 1e-4, **known)
+    return Evidence(task, reference, scores, TOKENS, scoring, 1e-4, **details)
 
 
 def names_of_symptoms(evidence):
@@ -156,8 +156,8 @@ ROWS = [(name, n) for name, cases in CASES.items() for n in range(len(cases))]
 
 @pytest.mark.parametrize(("name", "number"), ROWS, ids=[f"{name}-{number}" for name, number in ROWS])
 def test_planted_symptom_is_found_and_no_other(name, number):
-    task, scores, known = CASES[name][number]
-    assert names_of_symptoms(evidence(task, scores, **known)) == [name]
+    task, scores, details = CASES[name][number]
+    assert names_of_symptoms(evidence(task, scores, **details)) == [name]
 
 
 def test_every_symptom_has_a_case():

@@ -1,17 +1,29 @@
-"""Integer products: exact twins, and who is to blame where a processor's sums are wrong."""
+"""Integer products: exact twins, and why a processor's sums are wrong."""
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from fixtures.diagnosis import integers
-from fixtures.diagnosis.integers import ROUNDING, UNKNOWN, Product, conclude_exact, graph_of, smallest
+from fixtures.diagnosis.integers import (
+    FINDING_FILE,
+    DeviationCause,
+    Finding,
+    Product,
+    explain_exact_sums,
+    explain_sum,
+    find_wrong_node,
+    graph_of_products,
+    investigate,
+    read_finding,
+    shortest_wrong_part,
+)
 from fixtures.export.quantize import exact_integers
 from fixtures.export.variants import VARIANT
 from fixtures.runtimes.emulation import PROCESSORS
 from fixtures.runtimes.hardware import Machine
 from fixtures.runtimes.onnx_runtime import AS_IT_IS, OnnxRuntime
+from fixtures.scoring.encoded import TOKENS_FILE, Encoded
 from suites.meta.house import EMBEDDER, LOOSE, House
 
 RANDOM = np.random.default_rng(3)
@@ -20,48 +32,58 @@ COLUMN = RANDOM.integers(-128, 128, 96, np.int8)
 ROW[10:12], COLUMN[10:12] = 250, 120  # more than 16 bits hold
 
 
-def product(length=96):
-    return Product(ROW[:length], COLUMN[:length], 117, 0)
+def saturated_sums(products):
+    return [product.saturated for product in products]
 
 
-def saturating(products):
-    return [one.saturated for one in products]
+def exact_sums(products):
+    return [product.exact for product in products]
 
 
 def test_exact_sum_is_onnxruntimes_and_saturated_ones_differ(tmp_path):
     """On whatever runs these tests, onnxruntime's own sums are exact for short products of small integers."""
     small = [Product(ROW[:n] // 4, COLUMN[:n] // 4, 3, 1) for n in (1, 2, 7, 96)]
-    onnx.save(graph_of(small), tmp_path / "model.onnx")
-    outputs = OnnxRuntime(tmp_path / "model.onnx", 1)({f"row{i}": one.row[None] for i, one in enumerate(small)})
-    assert [int(outputs[f"sum{i}"][0, 0]) for i in range(4)] == [one.exact for one in small]
-    assert [one.saturated for one in small] == [one.exact for one in small], "nothing to cut off"
-    cut = Product(np.array([255, 255], np.uint8), np.array([127, 127], np.int8), 0, 0)
-    assert (cut.exact, cut.saturated) == (64770, 32767)
+    onnx.save(graph_of_products(small), tmp_path / "model.onnx")
+    outputs = OnnxRuntime(tmp_path / "model.onnx", 1)({f"row{i}": part.row[None] for i, part in enumerate(small)})
+    assert [int(outputs[f"sum{i}"][0, 0]) for i in range(4)] == exact_sums(small)
+    assert saturated_sums(small) == exact_sums(small), "nothing to cut off"
+    large = Product(np.array([255, 255], np.uint8), np.array([127, 127], np.int8), 0, 0)
+    assert (large.exact, large.saturated) == (64770, 32767)
 
 
-def test_smallest_part_is_found():
-    whole = product()
-    found = smallest(whole, saturating)
-    assert len(found.row) == 2
-    assert found.saturated != found.exact
-    assert smallest(whole, lambda parts: [one.exact for one in parts]) is whole
+def test_shortest_wrong_part_is_found():
+    product = Product(ROW, COLUMN, 117, 0)
+    part = shortest_wrong_part(product, saturated_sums)
+    assert len(part.row) == 2
+    assert part.saturated != part.exact
+    assert shortest_wrong_part(product, exact_sums) is product
 
 
 @pytest.mark.parametrize(
     ("sums", "cause"),
     [
-        (lambda one: {"a": one.saturated, "b": one.saturated}, "kernel"),
-        (lambda one: {"a": one.saturated}, "kernel"),
-        (lambda one: {"a": one.saturated, "b": one.exact}, "emulator"),
-        (lambda one: {"a": one.exact + 1, "b": one.exact + 1}, "unknown"),
-        (lambda one: {"a": one.exact, "b": one.exact}, "unknown"),
+        (lambda product: {"a": product.saturated, "b": product.saturated}, "kernel"),
+        (lambda product: {"a": product.saturated}, "kernel"),
+        (lambda product: {"a": product.saturated, "b": product.exact}, "emulator"),
+        (lambda product: {"a": product.exact + 1, "b": product.exact + 1}, "unknown"),
+        (lambda product: {"a": product.exact, "b": product.exact}, "unknown"),
     ],
     ids=["cut off on both", "cut off", "one of two", "another sum", "alone it is exact"],
 )
 def test_cause_is_named_with_evidence(sums, cause):
-    found, evidence = integers.conclude(product(), sums(product()))
-    assert found == cause
-    assert "16 bits" in evidence or found != "kernel"
+    product = Product(ROW, COLUMN, 117, 0)
+    finding = explain_sum(product, sums(product))
+    assert finding.cause == cause
+    assert "16 bits" in finding.evidence or finding.cause != DeviationCause.KERNEL
+
+
+def test_finding_of_a_store_that_was_filled_before_is_read(tmp_path):
+    """Its file has had these keys since the first one was written."""
+    (tmp_path / FINDING_FILE).write_text('{"node": "n", "share": 0.25, "cause": "kernel", "evidence": "e"}')
+    assert str(read_finding(tmp_path)) == "kernel: 25.0% of the sums of n are wrong: e"
+    (tmp_path / FINDING_FILE).write_text('{"cause": "rounding", "evidence": "e"}')
+    assert read_finding(tmp_path) == Finding(cause=DeviationCause.ROUNDING, evidence="e")
+    assert str(read_finding(tmp_path)) == "rounding: e"
 
 
 @pytest.fixture
@@ -92,11 +114,10 @@ def run_with(cut, folder):
         onnx.save(model, folder / "run.onnx")
         outputs = OnnxRuntime(folder / "run.onnx", 1)(feeds)
         if cut:
-            weights = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer}
+            weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
             sums = outputs["sum"].copy()
             for row in range(len(sums)):
-                one = Product(outputs["a"][row], weights["w"][:, 5], int(outputs["zero"]), 0)
-                sums[row, 5] = one.saturated
+                sums[row, 5] = Product(outputs["a"][row], weights["w"][:, 5], int(outputs["zero"]), 0).saturated
             outputs["sum"] = sums
         return outputs
 
@@ -105,12 +126,13 @@ def run_with(cut, folder):
 
 def test_wrong_node_is_found_with_its_row_and_column(file, tmp_path):
     feeds = {"x": RANDOM.standard_normal((3, 64)).astype(np.float32)}
-    found = integers.find(file, feeds, run_with(True, tmp_path))
-    assert found.node == "/layer/MatMul_quant"
-    assert 0 < found.share <= 1 / 8
-    assert found.product.saturated != found.product.exact
-    assert integers.conclude(found.product, {"it": found.product.saturated})[0] == "kernel"
-    reduced = Product(found.product.row, found.product.column // 2, found.product.row_zero, 0)
+    wrong_node = find_wrong_node(file, feeds, run_with(True, tmp_path))
+    assert wrong_node.name == "/layer/MatMul_quant"
+    assert 0 < wrong_node.share <= 1 / 8
+    product = wrong_node.product
+    assert product.saturated != product.exact
+    assert explain_sum(product, {"it": product.saturated}).cause == DeviationCause.KERNEL
+    reduced = Product(product.row, product.column // 2, product.row_zero, 0)
     assert reduced.saturated == reduced.exact, "seven bits cannot overflow"
 
 
@@ -121,14 +143,14 @@ def test_exact_twin_yields_what_the_quantized_graph_yields_where_sums_are_exact(
     onnx.checker.check_model(twin)
     assert "MatMulInteger" not in {node.op_type for node in twin.graph.node}
     feeds = {"x": RANDOM.standard_normal((3, 64)).astype(np.float32)}
-    weights = next(one for one in onnx.load(file).graph.initializer if one.name == "w")
-    ours = OnnxRuntime(tmp_path / "twin" / "model.onnx", 1)(feeds)["y"]
+    weights = next(tensor for tensor in onnx.load(file).graph.initializer if tensor.name == "w")
+    outputs = OnnxRuntime(tmp_path / "twin" / "model.onnx", 1)(feeds)["y"]
     low, high = feeds["x"].min(), feeds["x"].max()
     scale = np.float32((high - low) / 255)
     zero = np.rint(-low / scale)
     quantized = np.clip(np.rint(feeds["x"] / scale) + zero, 0, 255).astype(np.int64)
     exact = (quantized - int(zero)) @ numpy_helper.to_array(weights).astype(np.int64)
-    np.testing.assert_allclose(ours, exact.astype(np.float32) * scale, rtol=1e-6)
+    np.testing.assert_allclose(outputs, exact.astype(np.float32) * scale, rtol=1e-6)
 
 
 def test_exact_sums_are_rounding_only_if_the_file_as_it_is_agrees(file, tmp_path):
@@ -136,12 +158,31 @@ def test_exact_sums_are_rounding_only_if_the_file_as_it_is_agrees(file, tmp_path
     (tmp_path / "twin").mkdir()
     exact_integers([file.parent], tmp_path / "twin", {})
     feeds = {"x": RANDOM.standard_normal((3, 64)).astype(np.float32)}
-    assert integers.find(file, feeds, run_with(False, tmp_path)) is None
-    ours, twins = (OnnxRuntime(one, 1, optimization=AS_IT_IS)(feeds)["y"]
-                   for one in (file, tmp_path / "twin" / "model.onnx"))  # fmt: skip
-    np.testing.assert_array_equal(ours, twins)
-    assert conclude_exact(True)[0] == ROUNDING
-    assert conclude_exact(False)[0] == UNKNOWN
+    assert find_wrong_node(file, feeds, run_with(False, tmp_path)) is None
+    outputs, exact_outputs = (
+        OnnxRuntime(path, 1, optimization=AS_IT_IS)(feeds)["y"] for path in (file, tmp_path / "twin" / "model.onnx")
+    )
+    np.testing.assert_array_equal(outputs, exact_outputs)
+    assert explain_exact_sums(equal=True).cause == DeviationCause.ROUNDING
+    assert explain_exact_sums(equal=False).cause == DeviationCause.UNKNOWN
+
+
+def test_finding_is_written(file, tmp_path):
+    """Whatever this processor's sums are."""
+    for name in ("tokens", "finding"):
+        (tmp_path / name).mkdir()
+    offsets = np.arange(0, 64 * 6, 64)
+    values = RANDOM.integers(0, 9, int(offsets[-1]))
+    Encoded({"x": values}, offsets, {"x": 0}, "right", {}).save(tmp_path / "tokens" / TOKENS_FILE)
+    graph = onnx.load(file)
+    graph.graph.input[0].type.tensor_type.elem_type = TensorProto.INT64
+    graph.graph.node.insert(0, helper.make_node("Cast", ["x"], ["x_float"], to=TensorProto.FLOAT))
+    graph.graph.node[1].input[0] = "x_float"
+    onnx.save(graph, file)
+    investigate([file.parent, tmp_path / "tokens"], tmp_path / "finding", {"emulated": ""})
+    finding = read_finding(tmp_path / "finding")
+    assert bool(finding.node) == (finding.cause != DeviationCause.ROUNDING)
+    assert str(finding).startswith(f"{finding.cause}: ")
 
 
 def machine(native):
@@ -166,15 +207,15 @@ def test_overflow_is_known_of_signed_weights_without_vnni(variant, native, overf
 
 
 def test_every_processor_has_a_second_one():
-    assert all(one.second not in ("", one.cpu) for one in PROCESSORS.values())
+    assert all(processor.second not in ("", processor.cpu) for processor in PROCESSORS.values())
 
 
 def test_parameters_are_judged_where_they_are_named_and_nowhere_else(tmp_path):
     house = House(tmp_path, tmp_path / "store")
     house.add("tiny", EMBEDDER + LOOSE)
-    done = house.run("--variant=quantized", "--variant=quantized-u8", "--variant=plain")
-    assert done.returncode == 0, done.text
-    rows = {one["variant"]: one for one in house.gate()["models"][0]["variants"]}
+    run = house.run("--variant=quantized", "--variant=quantized-u8", "--variant=plain")
+    assert run.returncode == 0, run.text
+    rows = {row["variant"]: row for row in house.gate()["models"][0]["variants"]}
     assert list(rows) == ["plain", "quantized", "quantized-u8"]
     assert rows["quantized-u8"]["overflow"] < 1e-3
     assert rows["plain"]["overflow"] is None
