@@ -9,7 +9,7 @@ def test_integers_do_not_overflow(scored, overflow, gate):
     """Scores are those of integers added up in 32 bits, but for parameters that are known to overflow here."""
     if scored.variant.overflows(gate.machine):
         return  # how far is in the report; whether it may be deployed, the ceiling says
-    if scored.result.overflow_cause.startswith(DeviationCause.ROUNDING):
+    if scored.result.deviation_cause == DeviationCause.ROUNDING:
         return  # the integers are exact, and the report says what is not
     tolerance = TOLERANCES[scored.variant.precision.name, True]
     metric = scored.subject.task.metrics[0]

@@ -17,11 +17,12 @@ from fixtures.gate.session import FULL_SIZE, ROOT
 from fixtures.latency.records import Cell, Measurement, Quantity, Undecided, Workload
 from fixtures.report import files, terminal
 from fixtures.report.conclusions import conclude
-from fixtures.report.results import Check, ClaimStatus, ModelResult, Results, Status, VariantResult
+from fixtures.report.results import Check, ClaimStatus, MachineRecord, ModelResult, Results, Status, VariantResult
 from fixtures.report.table import answers
 from fixtures.scoring.probes import LONG_TEXT
 
 HOLDS, FAILS, UNMEASURED = ClaimStatus
+MACHINE = MachineRecord(arch="x86_64", tier="avx2", cpu="", cores=1)
 CLAIM = {claim.name: claim for claim in CLAIMS}
 SHAPES = ((1, 16), (1, 128), (1, 512), (8, 16), (8, 128))
 ERROR = {"rerank": "max_logit_error", "embedding": "max_abs_error"}
@@ -292,7 +293,7 @@ def test_interval_beside_pytorch_is_the_reports():
     for cells, half in ((result.variants[0].latency, 0.03), (result.torch_latency, 0.04)):
         cells[:] = [msgspec.structs.replace(one, interval=around(one.ratio_to_plain, half)) for one in cells]
     numbers = beside(["O2"], ["PyTorch"])(result).numbers
-    conclude(Results({}, {}, [result]), passed=True)
+    conclude(Results(MACHINE, {}, [result]), passed=True)
     assert numbers[0].interval == pytest.approx(around(1.3, 0.05))
     assert [(one.value, one.interval) for one in numbers] == [
         (one.ratio_to_torch, one.torch_interval) for one in result.variants[0].latency
@@ -424,8 +425,7 @@ def answered():
     slow, fast = (model(*pair) for pair in pairs)
     slow.name, fast.name = "slow | model", "fast"
     asked = [CLAIM["O2-and-O3-over-plain"], CLAIM["error-of-O3"]]
-    machine = {"arch": "x86_64", "tier": "avx2", "cpu": "", "cores": 1, "providers": []}
-    return Results(machine, {}, answers=[rule.answer(claim, one) for one in (slow, fast) for claim in asked])
+    return Results(MACHINE, {}, answers=[rule.answer(claim, one) for one in (slow, fast) for claim in asked])
 
 
 def test_report_has_each_answer_claim_by_claim(answered, tmp_path):

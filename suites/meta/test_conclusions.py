@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from fixtures.latency.records import Callers, Cell, Measurement, Quantity, Undecided
-from fixtures.report.recommendation import choose, front, recommend
+from fixtures.report.recommendation import choose, pareto_front, recommend
 from fixtures.report.results import ModelResult, Status, VariantResult
 
 GOALS = ["lowest p50 at batch 1", "highest throughput", "smallest file", "smallest error"]
@@ -75,7 +75,7 @@ def test_what_is_undecided_may_be_the_fastest():
     found = chosen(PLAIN, O2, unknown)
     assert (found["lowest p50 at batch 1"].variant, found["lowest p50 at batch 1"].alike) == ("O2", ["O3"])
     assert found["highest throughput"].alike == ["O3"]
-    assert front(model(PLAIN, O2, unknown)) == ["O2", "O3"]
+    assert pareto_front(model(PLAIN, O2, unknown)) == ["O2", "O3"]
 
 
 def test_errors_below_what_two_runs_differ_by_are_alike_and_the_fastest_is_chosen():
@@ -87,7 +87,7 @@ def test_errors_below_what_two_runs_differ_by_are_alike_and_the_fastest_is_chose
 def test_what_failed_is_not_chosen(status):
     broken = variant("O3", 9, 1, 1e-9, status=status)
     assert all(one.variant != "O3" for one in choose(model(PLAIN, broken)))
-    assert front(model(PLAIN, broken)) == ["plain"]
+    assert pareto_front(model(PLAIN, broken)) == ["plain"]
 
 
 def test_throughput_finds_batch_callers_and_what_does_as_well():
@@ -138,8 +138,8 @@ def test_fewest_threads_that_are_as_fast_are_chosen():
 
 def test_front_holds_what_nothing_beats():
     """O1 is as good as plain and no better; O2 beats both; int8 is faster and smaller but less close."""
-    assert front(model(PLAIN, O1, O2, INT8, INT8_WORSE)) == ["O2", "quantized"]
-    assert front(model(PLAIN, O1)) == ["plain", "O1"]
+    assert pareto_front(model(PLAIN, O1, O2, INT8, INT8_WORSE)) == ["O2", "quantized"]
+    assert pareto_front(model(PLAIN, O1)) == ["plain", "O1"]
 
 
 def test_circle_of_what_cannot_be_told_apart_stays_on_the_front():
@@ -148,8 +148,8 @@ def test_circle_of_what_cannot_be_told_apart_stays_on_the_front():
         variant("O1", 1.2, 90.8, 1.8e-6, half=0.01), variant("O2", 1.1, 90.0, 0.9e-6, half=0.01),
         variant("O3", 1.15, 91.3, 0, half=0.09),
     )  # fmt: skip
-    assert front(model(*circle)) == ["O1", "O2", "O3"]
-    assert front(model(variant("plain", 1.0, 100, 1e-4, half=0.01), *circle)) == ["O1", "O2", "O3"]
+    assert pareto_front(model(*circle)) == ["O1", "O2", "O3"]
+    assert pareto_front(model(variant("plain", 1.0, 100, 1e-4, half=0.01), *circle)) == ["O1", "O2", "O3"]
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_without_latencies_size_and_error_are_chosen_all_the_same():
     ]
     found = chosen(*untimed)
     assert list(found) == GOALS[2:]
-    assert front(model(*untimed)) == []
+    assert pareto_front(model(*untimed)) == []
 
 
 def test_nothing_is_chosen_where_nothing_passes():

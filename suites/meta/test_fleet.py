@@ -7,10 +7,11 @@ import sys
 import msgspec
 import pytest
 
+from fixtures.diagnosis.integers import DeviationCause
 from fixtures.gate.session import ROOT
 from fixtures.latency.records import Cell
 from fixtures.report import files, fleet
-from fixtures.report.results import Failure, ModelResult, Results, Status, VariantResult
+from fixtures.report.results import Failure, MachineRecord, ModelResult, Results, Status, VariantResult
 
 CEILING = {"max_abs_error": 0.08}
 
@@ -27,7 +28,7 @@ def variant(name, graph, error, ratio=None, **more):
 
 def report(folder, tier, variants, cpu="a processor", digest="sha256:m", version="1.32.0", **more):
     """Write one machine's report, and return its folder."""
-    machine = {"arch": "x86_64", "tier": tier, "cpu": cpu, "cores": 2, "providers": []}
+    machine = MachineRecord(arch="x86_64", tier=tier, cpu=cpu, cores=2)
     results = Results(machine, {"onnxruntime": version}, [ModelResult("m", digest, "embedding", variants=variants)])
     files.write(msgspec.structs.replace(results, **more), folder)
     return folder
@@ -52,9 +53,9 @@ def test_what_passes_everywhere_is_shared_and_what_each_would_rather_have_stands
     assert str(found.shared("m")) == "O2 (o)"  # of plain and O2 the faster one, though int8 is faster in each place
     gain = "at least 1.1 times faster than plain where it was timed"
     assert found.recommend("m") == f"share O2 (o): {gain}, 90 MB, max_abs_error at most 3e-06 (avx2)"
-    wishes = {row[0]: (row[1], row[-1]) for row in found.wishes("m").rows}
-    assert wishes["avx512_vnni"] == ("O2-quantized (both)", "23.1 ms, max_abs_error 2e-06")
-    assert wishes["avx2"][0] == "quantized (u8)"
+    preferences = {row[0]: (row[1], row[-1]) for row in found.preferences("m").rows}
+    assert preferences["avx512_vnni"] == ("O2-quantized (both)", "23.1 ms, max_abs_error 2e-06")
+    assert preferences["avx2"][0] == "quantized (u8)"
     rows = {row[:2]: row[2:] for row in found.matrix("m").rows}
     assert rows["quantized", "s8"] == ("0.03 pass", "-")
     assert rows["O2-quantized", "both"] == ("0.01 pass", "0.5 fail")
@@ -66,7 +67,7 @@ def test_untimed_places_share_the_smallest_file(tmp_path):
     both = [variant("plain", "p", 1e-6), variant("quantized", "q", 0.03), variant("O2-quantized", "oq", 0.02)]
     found = fleet.read([report(tmp_path / one, one, both) for one in ("arm64", "sse")])
     assert str(found.shared("m")) == "O2-quantized (oq)"
-    assert [row[-1] for row in found.wishes("m").rows] == ["the same", "the same"]
+    assert [row[-1] for row in found.preferences("m").rows] == ["the same", "the same"]
     alone = fleet.read([report(tmp_path / one, one, [variant("plain", one, 1e-6)]) for one in ("arm64", "sse")])
     assert alone.recommend("m") == "no artifact passes everywhere: each place needs its own"
 
@@ -75,14 +76,18 @@ def test_what_overflows_somewhere_is_shared_only_if_nothing_else_passes(tmp_path
     """On the texts that were tried it errs less than what overflows nowhere."""
     cause = "kernel: 25 % of the sums of a node are wrong"
     signed, unsigned = variant("quantized-s8", "s8", 0.03), variant("quantized-u8", "u8", 0.05)
-    cut_off = msgspec.structs.replace(signed, overflow=0.02, overflow_cause=cause)
+    cut_off = msgspec.structs.replace(
+        signed, overflow=0.02, overflow_cause=cause, deviation_cause=DeviationCause.KERNEL
+    )
     vnni = report(tmp_path / "a", "avx512_vnni", [signed, unsigned])
     found = fleet.read([vnni, report(tmp_path / "b", "avx2", [cut_off, unsigned])])
     assert str(found.shared("m")) == "quantized-u8 (u8)"
     assert list(found.remarks()) == [f"m: quantized-s8 (s8) is not for avx2: {cause}"]
     alone = fleet.read([report(tmp_path / "c", "avx512_vnni", [signed]), report(tmp_path / "d", "avx2", [cut_off])])
     assert str(alone.shared("m")) == "quantized-s8 (s8)"
-    rounding = msgspec.structs.replace(signed, overflow=0.02, overflow_cause="rounding: all sums are exact")
+    rounding = msgspec.structs.replace(
+        signed, overflow=0.02, overflow_cause="rounding: all sums are exact", deviation_cause=DeviationCause.ROUNDING
+    )
     exact = fleet.read([vnni, report(tmp_path / "e", "arm64", [rounding, unsigned])])
     assert str(exact.shared("m")) == "quantized-s8 (s8)"
 
@@ -93,9 +98,9 @@ def test_one_file_may_have_two_names(tmp_path):
     vnni = [variant("quantized", "s8", 0.02), variant("quantized-u8", "u8", 0.04)]
     found = fleet.read([report(tmp_path / "a", "avx2", avx2), report(tmp_path / "b", "avx512_vnni", vnni)])
     assert str(found.shared("m")) == "quantized, quantized-u8 (u8)"
-    wishes = {row[0]: (row[1], row[-1]) for row in found.wishes("m").rows}
-    assert wishes["avx2"] == ("quantized, quantized-u8 (u8)", "the same")
-    assert wishes["avx512_vnni"] == ("quantized-s8, quantized (s8)", "max_abs_error 0.04")
+    preferences = {row[0]: (row[1], row[-1]) for row in found.preferences("m").rows}
+    assert preferences["avx2"] == ("quantized, quantized-u8 (u8)", "the same")
+    assert preferences["avx512_vnni"] == ("quantized-s8, quantized (s8)", "max_abs_error 0.04")
 
 
 def test_versions_of_onnxruntime_are_places_of_their_own(tmp_path):

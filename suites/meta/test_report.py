@@ -11,8 +11,8 @@ import pytest
 from fixtures.latency.records import Cell, Measurement, Quantity, Undecided
 from fixtures.report import files, terminal
 from fixtures.report.conclusions import conclude
-from fixtures.report.results import Failure, ModelResult, Results, Status, VariantResult
-from fixtures.report.table import summarise
+from fixtures.report.results import Failure, MachineRecord, ModelResult, Results, Status, VariantResult
+from fixtures.report.table import summary
 from fixtures.scoring.tasks import TASKS
 
 NASTY = "no approved scores | for <b>this</b> tier\nand a second line"
@@ -64,10 +64,16 @@ def model(name, task):
 @pytest.fixture
 def results():
     """Two models, all four statuses, failures of variants and of a reference, concluded."""
-    machine = {
-        "arch": "x86_64", "native": "avx512", "tier": "avx512", "cpu": "Some <CPU> | 2.0 GHz", "cores": 4,
-        "threads": 2, "memory_bytes": 1, "providers": ["CPUExecutionProvider"],
-    }  # fmt: skip
+    machine = MachineRecord(
+        arch="x86_64",
+        native="avx512",
+        tier="avx512",
+        cpu="Some <CPU> | 2.0 GHz",
+        cores=4,
+        threads=2,
+        memory_bytes=1,
+        providers=["CPUExecutionProvider"],
+    )
     message = "{} breaks its ceiling\n  metric | value\n```\n  reproduce: pytest '<b>'"
     failures = [
         Failure(name, "O3-quantized", "scores_stay_within_ceiling", message.format(f"{name} O3-quantized: NaN"))
@@ -139,8 +145,8 @@ def test_terminal_fits_and_cuts_nothing(results, width, color):
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in text
     assert "..." not in text
-    for row in summarise(results):
-        line = re.compile("^" + r" +".join(map(re.escape, row.cells)) + "$", re.MULTILINE)
+    for row in (row for model in results.models for row in summary(model).rows):
+        line = re.compile("^" + r" +".join(map(re.escape, row)) + "$", re.MULTILINE)
         assert line.search(text), f"{row} is on no single line of\n{text}"
 
 
@@ -342,7 +348,7 @@ def test_write_that_fails_leaves_the_old_file(report, results, monkeypatch):
 
 
 def test_empty_run_is_reported(tmp_path):
-    empty = Results({"arch": "arm64", "tier": "arm64", "cpu": "", "cores": 1, "providers": []}, {})
+    empty = Results(MachineRecord(arch="arm64", tier="arm64", cpu="", cores=1), {})
     conclude(empty, passed=True)
     files.write(empty, tmp_path)
     assert terminal.render(empty, 80, False) == "PASS: no failed checks: no variant was selected"

@@ -10,7 +10,7 @@ from rich.console import Console
 from safetensors.numpy import save_file
 
 from fixtures.report import upgrade
-from fixtures.report.results import Failure, ModelResult, Results, Status, VariantResult
+from fixtures.report.results import Failure, MachineRecord, ModelResult, Results, Status, VariantResult
 
 REAL = {"1.20": "1.20.1", "1.23": "1.23.2", "1.27": "1.27.0", "newest": "1.32.0"}
 
@@ -32,7 +32,13 @@ def found(ort, transformers):
     model = ModelResult("tiny", "sha256:1", "embedding", reference_drift={"max_abs_error": older}, variants=variants)
     failures = [Failure("tiny", "quantized", "scores_do_not_drift", "too far")] if moved > 0.01 else []
     versions = {"onnxruntime": REAL[ort], "transformers": "4.48.3" if transformers == "4.48" else "4.57.6"}
-    return Results({}, versions, [model], failures, Status.FAIL if failures else Status.PASS)
+    return Results(
+        MachineRecord(arch="x86_64", tier="avx2", cpu="", cores=1),
+        versions,
+        [model],
+        failures,
+        Status.FAIL if failures else Status.PASS,
+    )
 
 
 @pytest.fixture
