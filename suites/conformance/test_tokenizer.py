@@ -57,7 +57,7 @@ def test_tokenizer_settings_are_the_pinned_ones(subject, gate):
 
 def test_shipped_tokenizer_is_the_checkpoints(case):
     """The tokenizer beside a ready-made file yields the checkpoint's tokens, in every field, and has its settings."""
-    if not case.ready_made or not case.ready_made.tokenizer:
+    if not case.ready_made or not case.ready_made.has_tokenizer:
         inapplicable("no tokenizer came with it")
     own, shipped = case.subject.encoded, case.encoded
     changes = tokenizer_changes(case.subject.tokenizer, case.tokenizer)

@@ -1,0 +1,459 @@
+"""Ready-made ONNX files: found, mapped, judged or refused."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+import tokenizers
+from onnx import TensorProto, helper, numpy_helper
+
+from fixtures.export.ready_made import PADDED_TO, ReadyMadeError, map_inputs, map_outputs
+from fixtures.scoring.tasks import TASKS
+from suites.meta.house import FEW, ROOT
+
+FIELDS = ["input_ids", "token_type_ids", "attention_mask"]
+
+
+@pytest.mark.parametrize(
+    ("declared", "fields", "mapping"),
+    [
+        (FIELDS, FIELDS, {name: name for name in FIELDS}),
+        (["input_ids"], FIELDS, {"input_ids": "input_ids"}),
+        (
+            ["ids", "mask", "segment_ids"],
+            FIELDS,
+            {"ids": "input_ids", "mask": "attention_mask", "segment_ids": "token_type_ids"},
+        ),
+        (["Input_IDs:0", "input_mask"], FIELDS[::2], {"Input_IDs:0": "input_ids", "input_mask": "attention_mask"}),
+        (["input.1", "input.3"], FIELDS, {"input.1": "input_ids", "input.3": "attention_mask"}),
+        (["a", "b", "c"], FIELDS, {"a": "input_ids", "b": "attention_mask", "c": "token_type_ids"}),
+        (["input_ids", "x"], FIELDS[::2], {"input_ids": "input_ids", "x": "attention_mask"}),
+    ],
+)
+def test_inputs_are_mapped(declared, fields, mapping):
+    assert map_inputs(declared, fields) == mapping
+
+
+@pytest.mark.parametrize(
+    ("declared", "fields"),
+    [
+        (["input_ids", "pixel_values"], FIELDS),
+        (["a", "b", "c"], FIELDS[::2]),
+        ([*FIELDS, "labels"], FIELDS),
+    ],
+)
+def test_inputs_that_nothing_feeds_are_refused(declared, fields):
+    with pytest.raises(ReadyMadeError, match="nothing feeds the input"):
+        map_inputs(declared, fields)
+
+
+@pytest.mark.parametrize(
+    ("task", "axes", "mapping"),
+    [
+        ("embedding", {"last_hidden_state": 3}, {"last_hidden_state": "last_hidden_state"}),
+        ("embedding", {"last_hidden_state": 3, "pooler_output": 2}, {"last_hidden_state": "last_hidden_state"}),
+        ("embedding", {"token_embeddings": 3, "sentence_embedding": 2}, {"sentence_embedding": "sentence_embedding"}),
+        ("embedding", {"1234": 3}, {"1234": "last_hidden_state"}),
+        ("embedding", {"1234": 3, "5678": 2}, {"1234": "last_hidden_state"}),
+        ("embedding", {"5678": 2}, {"5678": "sentence_embedding"}),
+        ("rerank", {"output_0": 2}, {"output_0": "logits"}),
+        ("rerank", {"score": 1}, {"score": "logits"}),
+        ("rerank", {"hidden": 3, "x": 2}, {"x": "logits"}),
+        ("question-answering", {"end": 2, "start": 2}, {"end": "end_logits", "start": "start_logits"}),
+    ],
+)
+def test_outputs_are_mapped(task, axes, mapping):
+    assert map_outputs(axes, TASKS[task]) == mapping
+
+
+@pytest.mark.parametrize(
+    ("task", "axes"),
+    [
+        ("embedding", {"a": 3, "b": 3}),
+        ("embedding", {"a": 2, "b": 2}),
+        ("embedding", {"logits": 2}),
+        ("rerank", {"last_hidden_state": 3}),
+        ("question-answering", {"a": 2, "b": 2}),
+        ("question-answering", {"start": 2}),
+    ],
+)
+def test_outputs_that_cannot_be_identified_are_refused(task, axes):
+    with pytest.raises(ReadyMadeError, match=r"no output can be identified as .*; export it with --task"):
+        map_outputs(axes, TASKS[task])
+
+
+# -------------------------------------------------------------------------------- through the gate
+
+
+@pytest.fixture(scope="session")
+def plain(shop):
+    """The shop's plain export, as somebody else would hand it over."""
+    _, house, _ = shop
+    for artifact in (house.store / "artifacts").iterdir():
+        recipe = json.loads((artifact / "manifest.json").read_text())["recipe"]
+        if recipe["run"] == "fixtures.export:export_onnx":
+            return artifact
+    raise AssertionError("no plain export in the store")
+
+
+@pytest.fixture
+def folder(plain, tmp_path):
+    """A copy of the plain export, which a test may change."""
+    shutil.copytree(plain, tmp_path / "export")
+    (tmp_path / "export" / "manifest.json").unlink()
+    return tmp_path / "export"
+
+
+def edit(folder, change, **options):
+    """Change the graph of a folder; `options` are of onnx.save_model."""
+    model = onnx.load(folder / "model.onnx")
+    change(model)
+    onnx.save_model(model, folder / "model.onnx", **options)
+
+
+def rename(model):
+    names = {
+        "input_ids": "ids",
+        "attention_mask": "input_mask",
+        "token_type_ids": "segment_ids",
+        "last_hidden_state": "1234",
+    }
+    for node in model.graph.node:
+        for values in (node.input, node.output):
+            for number, name in enumerate(values):
+                values[number] = names.get(name, name)
+    for value in (*model.graph.input, *model.graph.output):
+        value.name = names[value.name]
+
+
+def add_pooling(model, normalize=True):
+    """Make a graph pool and normalise, as sentence-transformers exports do; the token embeddings stay an output."""
+    node, add = helper.make_node, model.graph.node.append
+    model.graph.initializer.extend(
+        [numpy_helper.from_array(np.array([axis]), f"axis {axis}") for axis in (1, 2)]
+        + [numpy_helper.from_array(np.array(1e-12, np.float32), "little")]
+    )
+    add(node("Cast", ["attention_mask"], ["float mask"], to=TensorProto.FLOAT))
+    add(node("Unsqueeze", ["float mask", "axis 2"], ["column"]))
+    add(node("Mul", ["last_hidden_state", "column"], ["masked"]))
+    add(node("ReduceSum", ["masked", "axis 1"], ["sum"], keepdims=0))
+    add(node("ReduceSum", ["float mask", "axis 1"], ["tokens"], keepdims=1))
+    add(node("Max", ["tokens", "little"], ["count"]))  # of a row without tokens
+    add(node("Div", ["sum", "count"], ["mean"]))
+    add(node("ReduceL2", ["mean", "axis 1"], ["norm"], keepdims=1))
+    add(node("Max", ["norm", "little"], ["some norm"]))
+    add(node("Div", ["mean", "some norm"] if normalize else ["mean", "one"], ["sentence_embedding"]))
+    if not normalize:
+        model.graph.initializer.append(numpy_helper.from_array(np.array(1, np.float32), "one"))
+    model.graph.output.append(helper.make_tensor_value_info("sentence_embedding", TensorProto.FLOAT, ["batch", 32]))
+
+
+def narrow_inputs(model):
+    for value in model.graph.input:
+        value.type.tensor_type.elem_type = TensorProto.INT32
+        wide = f"{value.name} wide"
+        for node in model.graph.node:
+            for number, name in enumerate(node.input):
+                if name == value.name:
+                    node.input[number] = wide
+        model.graph.node.insert(0, helper.make_node("Cast", [value.name], [wide], to=TensorProto.INT64))
+
+
+def result(house, variant="plain"):
+    (row,) = [row for row in house.gate()["models"][0]["variants"] if row["variant"] == variant]
+    return row
+
+
+def test_ready_made_folder_scores_like_the_reference_and_imports_no_framework(shop, folder):
+    """PyTorch is not needed where the reference is approved; names and external data may be others."""
+    _, house, _ = shop
+    edit(folder, rename, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    run = house.run(f"--artifact=bert:plain={folder}")
+    assert run.returncode == 0, run.text
+    assert not run.heavy - {"transformers"}, "PyTorch was imported"
+    row = result(house)
+    assert row["status"] == "unbaselined"
+    assert "the approved scores are of exportgate's own export, and this is a ready-made file" in row["reason"]
+    assert row["closeness"]["max_abs_error"] < 1e-5
+    assert "inputs ids as input_ids, input_mask as attention_mask, segment_ids as token_type_ids" in row["ready_made"]
+    assert "outputs 1234 as last_hidden_state" in row["ready_made"]
+    assert "ids as input_ids" in run.text, "the terminal shows the mapping"
+    assert "Ready-made files" in (house.report / "gate.md").read_text()
+
+
+def test_single_file_is_judged_with_the_checkpoints_tokenizer(shop, folder):
+    _, house, _ = shop
+    edit(folder, add_pooling)
+    for file in folder.iterdir():
+        if file.name != "model.onnx":
+            file.unlink()
+    run = house.run(f"--artifact=bert:plain={folder / 'model.onnx'}", suite="suites/conformance")
+    assert run.returncode == 0, run.text
+    assert "scored by its own pooled output sentence_embedding" in result(house)["ready_made"]
+    assert "extra outputs, not judged: last_hidden_state" in result(house)["ready_made"]
+
+
+def test_narrow_integers_are_cast_and_remarked_on(shop, folder):
+    _, house, _ = shop
+    edit(folder, narrow_inputs)
+    run = house.run(f"--artifact=bert:plain={folder}", suite="suites/conformance/test_contract.py")
+    assert run.returncode == 0, run.text
+    text = result(house)["checks"]["inputs_are_what_the_tokenizer_makes"]["text"]
+    assert text == "whoever runs it has to cast to int32: input_ids, attention_mask, token_type_ids"
+    run = house.run(f"--artifact=bert:plain={folder}")
+    assert run.returncode == 0, run.text
+
+
+def test_worse_file_breaks_its_ceiling(shop, folder):
+    _, house, _ = shop
+    edit(folder, lambda model: add_pooling(model, normalize=False))
+    run = house.run(f"--artifact=bert:plain={folder}")
+    assert run.returncode == 1, run.text
+    assert house.gate()["failures"][0]["check"] == "scores_stay_within_ceiling"
+    assert f"--artifact=bert:plain={folder}" in house.gate()["failures"][0]["message"]
+
+
+def test_other_tokenizer_is_seen(shop, folder):
+    """test_shipped_tokenizer_is_the_checkpoints fails if the tokenizer beside the file makes other tokens."""
+    _, house, _ = shop
+    backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    backend.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=False)
+    backend.save(str(folder / "tokenizer.json"))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"do_lower_case": False}))
+    run = house.run(f"--artifact=bert:plain={folder}", suite="suites/conformance/test_tokenizer.py")
+    assert run.returncode == 1, run.text
+    (failure,) = house.gate()["failures"]
+    assert failure["check"] == "shipped_tokenizer_is_the_checkpoints"
+    assert "probes have other token ids than the checkpoint makes" in failure["message"]
+
+
+def test_other_padding_of_the_tokenizer_is_seen(shop, folder):
+    _, house, _ = shop
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"padding_side": "left"}))
+    run = house.run(f"--artifact=bert:plain={folder}", suite="suites/conformance/test_tokenizer.py")
+    assert run.returncode == 1, run.text
+    assert "padding_side: right -> left" in house.gate()["failures"][0]["message"]
+
+
+def word_embeddings(model):
+    return next(tensor for tensor in model.graph.initializer if tensor.name.endswith("word_embeddings.weight"))
+
+
+def replace(tensor, values):
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+
+
+def triple_vocabulary(model):
+    table = word_embeddings(model)
+    replace(table, np.vstack([numpy_helper.to_array(table)] * 3))
+
+
+def halve_vocabulary(model):
+    table = word_embeddings(model)
+    replace(table, numpy_helper.to_array(table)[:500])
+
+
+def pad_vocabulary(model):
+    table = word_embeddings(model)
+    rows = numpy_helper.to_array(table)
+    replace(table, np.pad(rows, ((0, -len(rows) % PADDED_TO), (0, 0))))
+
+
+def declare_opset_6(model):
+    model.opset_import[0].version = 6
+
+
+def declare_opset_999(model):
+    model.opset_import[0].version = 999
+
+
+def add_an_input(model):
+    model.graph.input.append(helper.make_tensor_value_info("pixel_values", TensorProto.INT64, ["batch", "length"]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (triple_vocabulary, "embedding table has 3000 rows, and tokenizer and checkpoint know 1000 tokens"),
+        (halve_vocabulary, "embedding table has 500 rows, and the tokenizer 1000 tokens"),
+        (declare_opset_6, "opset 6 is older than 7"),
+        (declare_opset_999, "does not load it (opset 999)"),
+        (add_an_input, "nothing feeds the input pixel_values"),
+    ],
+)
+def test_what_would_be_judged_wrongly_is_refused(shop, folder, change, message):
+    _, house, _ = shop
+    edit(folder, change)
+    run = house.run(f"--artifact=bert:plain={folder}")
+    assert run.returncode == 1, run.text
+    failures = house.gate()["failures"]
+    assert len({failure["message"].partition("\n")[0] for failure in failures}) == 1
+    assert message in failures[0]["message"]
+    assert result(house)["status"] == "fail"
+
+
+def test_padded_embedding_table_is_accepted(shop, folder):
+    _, house, _ = shop
+    edit(folder, pad_vocabulary)
+    run = house.run(f"--artifact=bert:plain={folder}")
+    assert run.returncode == 0, run.text
+
+
+def without_tokenizer(folder):
+    for file in folder.iterdir():
+        if file.name != "model.onnx":
+            file.unlink()
+    return "holds no tokenizer"
+
+
+def without_data(folder):
+    edit(folder, lambda model: None, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    (folder / "weights.bin").unlink()
+    return "keeps weights in weights.bin, which is missing"
+
+
+def with_two_graphs(folder):
+    (folder / "model.onnx").rename(folder / "a.onnx")
+    shutil.copyfile(folder / "a.onnx", folder / "b.onnx")
+    return "holds a.onnx, b.onnx: name the one to judge"
+
+
+def with_an_optimized_graph_too(folder):
+    shutil.copyfile(folder / "model.onnx", folder / "model_quantized.onnx")
+    return "holds model.onnx, model_quantized.onnx: name the one to judge"
+
+
+def without_graph(folder):
+    (folder / "model.onnx").unlink()
+    return "holds no .onnx file"
+
+
+def with_half_of_the_graph(folder):
+    content = (folder / "model.onnx").read_bytes()
+    (folder / "model.onnx").write_bytes(content[: len(content) // 2])
+    return "cannot be read as ONNX"
+
+
+def with_an_empty_graph(folder):
+    (folder / "model.onnx").write_bytes(b"")
+    return "holds no graph"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        without_tokenizer,
+        without_data,
+        with_two_graphs,
+        with_an_optimized_graph_too,
+        without_graph,
+        with_half_of_the_graph,
+        with_an_empty_graph,
+    ],
+)
+def test_incomplete_or_ambiguous_exports_are_refused(shop, folder, fault):
+    _, house, _ = shop
+    message = fault(folder)
+    run = house.run(f"--artifact=bert:plain={folder}")
+    assert run.returncode == 1, run.text
+    (failure,) = house.gate()["failures"]
+    assert message in failure["message"]
+    assert failure["check"] == "builds"
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("bert=/tmp", "--artifact: 'bert' is not of the form MODEL:VARIANT"),
+        ("bert:plain", "--artifact: 'bert:plain' is not of the form MODEL:VARIANT=PATH"),
+        ("none:plain=/tmp", "--artifact: 'none' is none of bert"),
+        ("bert:O9=/tmp", "--artifact: 'O9' is none of plain"),
+        ("bert:plain=/no/where", "--artifact: /no/where does not exist"),
+    ],
+)
+def test_wrong_artifact_is_a_usage_error(shop, option, message):
+    _, house, _ = shop
+    run = house.run(f"--artifact={option}")
+    assert run.returncode == 4, run.text
+    assert message in run.text
+
+
+def test_approved_ready_made_file_is_held_to_its_own_scores(shop, folder):
+    """A drift below the ceiling is seen once the ready-made file is approved; exportgate's own export then has no
+    approved scores."""
+    _, house, _ = shop
+    approved = {file: file.read_bytes() for file in (house.baselines / "bert").iterdir()}
+    try:
+        run = house.run(f"--artifact=bert:plain={folder}", "--approve")
+        assert run.returncode == 0, run.text
+        run = house.run(f"--artifact=bert:plain={folder}")
+        assert run.returncode == 0, run.text
+        assert result(house)["status"] == "pass"
+        edit(folder, shift_a_bias)
+        run = house.run(f"--artifact=bert:plain={folder}")
+        assert run.returncode == 1, run.text
+        assert {failure["check"] for failure in house.gate()["failures"]} == {"scores_do_not_drift"}
+        run = house.run(*FEW)
+        assert run.returncode == 0, run.text
+        assert "of a ready-made file, and this is exportgate's own export" in result(house)["reason"]
+    finally:
+        for file in (house.baselines / "bert").iterdir():
+            file.unlink()
+        for file, content in approved.items():
+            file.write_bytes(content)
+
+
+def shift_a_bias(model):
+    bias = next(tensor for tensor in model.graph.initializer if tensor.name.endswith("output.LayerNorm.bias"))
+    values = numpy_helper.to_array(bias).copy()
+    values[0] += 3e-5
+    replace(bias, values)
+
+
+NO_TORCH = """
+import importlib.machinery
+
+find_spec = importlib.machinery.PathFinder.find_spec
+importlib.machinery.PathFinder.find_spec = classmethod(
+    lambda cls, name, *rest: None if name.partition(".")[0] == "torch" else find_spec(name, *rest)
+)
+"""
+
+
+def test_without_pytorch_a_ready_made_file_is_judged_and_exports_are_unsupported(shop, folder, tmp_path):
+    """PyTorch is not installed and the store is empty: scores are judged; checks that PyTorch would have to
+    answer are unsupported, and so is an export."""
+    _, house, _ = shop
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(NO_TORCH)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), str(ROOT)])}
+
+    def run(*options):
+        command = [
+            *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--baselines", str(house.baselines)),
+            *("--store", str(tmp_path / "store"), "--report", str(house.report), *options),
+        ]
+        process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        return process.returncode, process.stdout + process.stderr
+
+    code, text = run("suites/accuracy", "suites/conformance", f"--artifact=bert:plain={folder}")
+    assert code == 0, text
+    assert result(house)["closeness"]["max_abs_error"] < 1e-5
+    assert result(house)["checks"]["scores_hold_under_mask[holes]"]["status"] == "unsupported"
+    code, text = run(
+        "suites/latency/test_latency.py::test_latency_of_pytorch", "-rs", f"--artifact=bert:plain={folder}"
+    )
+    assert code == 0, text
+    assert "PyTorch is not installed, and it has to be timed" in " ".join(text.split())
+    code, text = run("suites/accuracy", "--variant=plain")
+    assert code == 0, text
+    code, text = run("suites/accuracy", "--variant=plain", "--require-all")
+    assert code == 1, text
+    assert "PyTorch is not installed" in text
