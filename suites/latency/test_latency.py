@@ -1,7 +1,7 @@
-"""Latency over batch and length, beside plain; what a process costs; and the one number that the gate compares.
+"""Latency over batch and length beside plain, the footprint of a process, and the speed that the gate compares.
 
-pytest-benchmark runs and times the variant; a round of plain runs before or after each of its own, untimed by it.
-Nothing is asserted about absolute times; ratios are compared with the approved ones.
+pytest-benchmark runs and times the variant. A round of plain, which pytest-benchmark does not time, runs before or
+after each of its rounds. Nothing is asserted about absolute times; ratios are compared with the approved ones.
 """
 
 import functools
@@ -10,7 +10,7 @@ import pytest
 
 from fixtures.gate.speed_verdicts import judge_cell, judge_speed
 from fixtures.gate.timing import SWEEP, lengths_of, opened, shape_of, side_of
-from fixtures.latency import footprint
+from fixtures.latency.footprint import measure_footprint
 from fixtures.latency.pairs import feeds_of
 from fixtures.latency.records import Measurement, Quantity
 
@@ -25,10 +25,10 @@ def test_latency_of_pytorch(subject, shape, gate, measured, torch_of):
 
 
 def test_latency(case, shape, gate, measured):
-    """One variant at one shape, and with tokenising and post-processing."""
+    """One variant at one shape, the model alone and with tokenising and post-processing."""
     feeds = shaped(case.subject, shape)
-    sides = [side_of(opened(one), feeds) for one in (gate.case(case.subject, "plain"), case)]
-    cell = measured(case, shape, *sides)
+    timed_runs = [side_of(opened(timed), feeds) for timed in (gate.case(case.subject, "plain"), case)]
+    cell = measured(case, shape, *timed_runs)
     case.result.latency.append(cell)
     if not gate.approve:
         judge_cell(case, cell)
@@ -36,23 +36,24 @@ def test_latency(case, shape, gate, measured):
 
 def test_footprint(case, gate, recorded):
     """A fresh process: from its start to the first output, session load, memory, and memory after many shapes."""
-    feeds, *sweep = (case.runtime.select(shape_of(case.subject, *one)) for one in ((1, 128), *SWEEP))
-    measure = functools.partial(footprint.footprint, case.file, gate.machine.threads, case.provider, feeds, sweep)
-    found = recorded(case, Measurement(Quantity.FOOTPRINT), measure)
-    for name, value in vars(found).items():
+    feeds, *sweep = (case.runtime.select(shape_of(case.subject, *shape)) for shape in ((1, 128), *SWEEP))
+    measure = functools.partial(measure_footprint, case.file, gate.machine.threads, case.provider, feeds, sweep)
+    footprint = recorded(case, Measurement(Quantity.FOOTPRINT), measure)
+    for name, value in vars(footprint).items():
         setattr(case.result, name, value)
-    assert found.peak_rss_mb > case.result.bytes / 1e6 / 2
+    assert footprint.peak_rss_mb > case.result.bytes / 1e6 / 2
 
 
 def test_speed(case, gate, speed):
-    """On one thread, a variant is no slower beside plain, and plain beside numpy, than when it was approved."""
+    """On one thread, a variant is no slower beside plain than approved, and plain no slower beside numpy."""
     case.result.speed = speed
     if not gate.approve:
         judge_speed(case, speed)
 
 
 def shaped(subject, shape):
-    least, most = lengths_of(subject)
-    if not least <= shape[1] <= most:
-        pytest.skip(f"{shape[1]} tokens: {subject.name} has {least} at least, and it or the probe {most} at most")
+    """Return feeds of this shape; skip the test where the model or the long text has none of this length."""
+    shortest, longest = lengths_of(subject)
+    if not shortest <= shape[1] <= longest:
+        pytest.skip(f"no input of {shape[1]} tokens: {subject.name} and the long text allow {shortest} to {longest}")
     return feeds_of(subject.long, *shape)

@@ -2,4 +2,4 @@
 
 from fixtures.latency import disturbance
 
-disturbance._others_s = lambda: 0.0
+disturbance._other_processes_s = lambda: 0.0

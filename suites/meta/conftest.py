@@ -6,9 +6,18 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from fixtures.export import seeded
+from fixtures.latency import disturbance
 from fixtures.models.checkpoints import find_checkpoint
 from fixtures.models.settings import Model, Settings
 from suites.meta.house import EMBEDDER, FEW, LOOSE, House
+
+
+@pytest.fixture
+def quiet_machine(monkeypatch):
+    """Counters of the machine that show no interference."""
+    monkeypatch.setattr(disturbance, "_stolen_s", lambda: 0.0)
+    monkeypatch.setattr(disturbance, "_quota_s", lambda: 0.0)
+    monkeypatch.setattr(disturbance, "_other_processes_s", lambda: 0.0)
 
 
 @pytest.fixture(scope="session")
