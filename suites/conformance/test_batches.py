@@ -49,7 +49,7 @@ def test_what_is_no_input_is_refused(case, stress_reference, wrong):
         case.subject.long
     )  # fmt: skip
     # A session of its own: OpenVINO misreads what comes after an input that it should have refused.
-    runtime = opening.load(case.file, case.gate.machine.threads, case.provider)
+    runtime = opening.open_session(case.file, case.gate.machine.threads, case.provider)
     runtime(case.subject.encoded.feeds(stress.short_probes(case.subject.encoded)))  # what is an input, it takes
     try:
         outputs = runtime(feeds)

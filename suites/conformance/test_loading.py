@@ -6,8 +6,8 @@ import onnx
 from fixtures.export.onnx_export import NEWEST_IR, OPSET
 from fixtures.gate.session import inapplicable
 from fixtures.graphs.graph import opsets
-from fixtures.runtimes.hardware import CUDA
-from fixtures.runtimes.onnx_runtime import executed, fallen_back
+from fixtures.runtimes.profiler import executed_nodes, fallback_nodes
+from fixtures.runtimes.providers import CUDA
 from fixtures.scoring import stress
 
 
@@ -47,7 +47,7 @@ def test_no_node_leaves_the_gpu(case, finding):
     if case.provider != CUDA:
         inapplicable("it is not for a GPU")
     feeds = case.subject.encoded.feeds(stress.short_probes(case.subject.encoded))
-    nodes = executed(case.file, case.provider, feeds)
-    left = fallen_back(nodes, case.provider)
+    nodes = executed_nodes(case.file, case.provider, feeds)
+    left = fallback_nodes(nodes, case.provider)
     assert not left, f"{case}: {len(left)} of {len(nodes)} nodes ran elsewhere, such as {left[0]}"
     finding(f"{sum(one.provider == case.provider for one in nodes)} of {len(nodes)} nodes on the GPU")

@@ -7,9 +7,8 @@ import tokenizers
 from fixtures.diagnosis.tap import largest_activation
 from fixtures.gate.session import inapplicable
 from fixtures.gate.verdicts import judge_batch
-from fixtures.runtimes.hardware import CUDA
-from fixtures.runtimes.onnx_runtime import PRODUCTS, executed
-from fixtures.runtimes.session import HINTS
+from fixtures.runtimes.profiler import MATRIX_PRODUCTS, executed_nodes
+from fixtures.runtimes.providers import CUDA, OPENVINO_PRECISIONS
 from fixtures.scoring import stress
 from fixtures.scoring.ceilings import BF16
 from fixtures.scoring.stress import EXTREME_INPUTS, tokens_by_norm
@@ -60,8 +59,8 @@ def test_sixteen_bits_are_computed_in(case, in_fp32, finding):
     """How many matrix products the provider computes in 16 bits; a processor casts the others to fp32, a GPU has to."""
     without_a_graph_in_fp16(case)
     feeds = case.subject.encoded.feeds(stress.short_probes(case.subject.encoded))
-    nodes = executed(case.file, case.provider, feeds)
-    products = [one for one in nodes if one.operator in PRODUCTS]
+    nodes = executed_nodes(case.file, case.provider, feeds)
+    products = [one for one in nodes if one.operator in MATRIX_PRODUCTS]
     in_fp16 = sum(one.outputs[0] == "float16" for one in products)
     assert any("float16" in (*one.inputs, *one.outputs) for one in nodes), f"{case}: nothing in it is in fp16"
     assert in_fp16 or case.provider != CUDA, f"{case}: no product of {len(products)} is computed in fp16"
@@ -78,5 +77,5 @@ def extremes(plain):
 
 
 def without_a_graph_in_fp16(case):
-    if case.variant.precision is BF16 or case.provider in HINTS:
+    if case.variant.precision is BF16 or case.provider in OPENVINO_PRECISIONS:
         inapplicable("no graph in fp16")

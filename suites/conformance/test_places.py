@@ -81,6 +81,6 @@ def test_works_in_another_place(case, place):
     feeds = case.subject.encoded.feeds(stress.short_probes(case.subject.encoded))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         there = PLACES[place](case.artifact.folder, Path(folder)) / case.file.name
-        runtime = opening.load(there, case.gate.machine.threads, case.provider)
+        runtime = opening.open_session(there, case.gate.machine.threads, case.provider)
         scores = case.subject.task.scores(runtime, feeds, case.subject.how)
     assert np.array_equal(scores, case.score(feeds)), f"{case}: other scores when it is {place}"

@@ -9,7 +9,7 @@ from fixtures.gate.timing import LONGEST, MIXED, shape_of
 from fixtures.latency.records import Measurement, Quantity
 from fixtures.latency.throughput import BATCHINGS, measure_callers, measure_workload
 from fixtures.report.results import RECOMMENDATION_SHAPE
-from fixtures.runtimes.opening import load
+from fixtures.runtimes.opening import open_session
 
 
 @pytest.mark.parametrize(("batch", "by_length"), BATCHINGS)
@@ -35,7 +35,7 @@ def test_callers(case, count, threads, gate, recorded):
     is_measured = any((result.callers, result.threads) == (count, threads) for result in case.result.callers)
     if is_measured or any(undecided.measurement == measurement for undecided in case.result.undecided):
         pytest.skip(f"all threads are {threads} here, which was measured already")
-    runtime = load(case.file, threads, case.provider)
+    runtime = open_session(case.file, threads, case.provider)
     feeds = runtime.select(shape_of(case.subject, *RECOMMENDATION_SHAPE))
     run = functools.partial(runtime.run, feeds)
     busy = min(count * threads, gate.machine.threads)

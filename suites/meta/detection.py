@@ -38,7 +38,7 @@ from fixtures.models.checkpoints import Checkpoint, find_checkpoint
 from fixtures.models.settings import Model, Settings
 from fixtures.runtimes import hardware
 from fixtures.runtimes.onnx_runtime import OnnxRuntime
-from fixtures.runtimes.session import MODEL_FILE
+from fixtures.runtimes.providers import MODEL_FILE
 from fixtures.scoring import probes as scoring_probes
 from fixtures.scoring import scores
 from fixtures.scoring.probes import PROBES

@@ -11,7 +11,7 @@ import numpy as np
 from fixtures.export.variants import VARIANT
 from fixtures.models.settings import Settings
 from fixtures.runtimes.onnx_runtime import OnnxRuntime
-from fixtures.runtimes.session import MODEL_FILE
+from fixtures.runtimes.providers import MODEL_FILE
 from fixtures.runtimes.torch_runtime import TorchRuntime
 from fixtures.scoring.tasks import TASKS, Scoring
 

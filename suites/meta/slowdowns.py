@@ -65,8 +65,9 @@ from fixtures.latency.speed import (
 from fixtures.models.checkpoints import find_checkpoint
 from fixtures.runtimes import hardware
 from fixtures.runtimes.onnx_runtime import OnnxRuntime
-from fixtures.runtimes.session import MODEL_FILE, Feeds
-from fixtures.runtimes.timing import timed
+from fixtures.runtimes.providers import MODEL_FILE
+from fixtures.runtimes.session import Feeds
+from fixtures.runtimes.timing import seconds_of
 from fixtures.scoring.encoded import Encoded
 from fixtures.scoring.tasks import TASKS
 from fixtures.scoring.tokens import LONG_FILE, plan_tokens
@@ -200,7 +201,7 @@ class SessionPools:
 
     def __init__(self, files: Sequence[Path], feeds: Feeds) -> None:
         pools = [self._pool(file, feeds) for file in files]
-        plain_runs = [functools.partial(timed, run, time.process_time) for run in pools[0]]
+        plain_runs = [functools.partial(seconds_of, run, time.process_time) for run in pools[0]]
         beside_plain = len(files) > 1
         self.anchor = "plain" if beside_plain else "numpy"
         self._anchors = plain_runs if beside_plain else [NumpyAnchor().timed_run(as_long_as=run) for run in plain_runs]

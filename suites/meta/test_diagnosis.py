@@ -25,7 +25,7 @@ from fixtures.models.checkpoints import Checkpoint
 from fixtures.models.settings import Model, Settings
 from fixtures.runtimes import hardware
 from fixtures.runtimes.onnx_runtime import OnnxRuntime
-from fixtures.runtimes.session import MODEL_FILE
+from fixtures.runtimes.providers import MODEL_FILE
 from fixtures.scoring import scores as scoring_scores
 from fixtures.scoring.encoded import TOKENS_FILE, Encoded
 from fixtures.scoring.scores import SCORING_BATCH, SCORING_SPREAD

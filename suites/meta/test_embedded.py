@@ -16,7 +16,7 @@ from fixtures.models.checkpoints import find_checkpoint
 from fixtures.models.settings import Model, ModelError, Settings
 from fixtures.runtimes import hardware
 from fixtures.runtimes.onnx_runtime import OnnxRuntime
-from fixtures.runtimes.session import MODEL_FILE
+from fixtures.runtimes.providers import MODEL_FILE
 from fixtures.scoring import probes
 from fixtures.scoring import scores as scoring_scores
 from fixtures.scoring.encoded import TOKENS_FILE, Encoded

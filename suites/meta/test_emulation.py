@@ -14,9 +14,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from fixtures.runtimes import emulation, hardware
-from fixtures.runtimes.emulation import PROCESSORS, CannotEmulate, Emulated
+from fixtures.runtimes.emulation import PROCESSORS, CannotEmulate, EmulatedRuntime
 from fixtures.runtimes.hardware import TIER
-from fixtures.runtimes.onnx_runtime import AS_IT_IS, OnnxRuntime
+from fixtures.runtimes.onnx_runtime import UNOPTIMIZED, OnnxRuntime
 from fixtures.scoring.probes import FEW_QUERIES, PAIRS, PROBES
 from suites.meta.house import EMBEDDER, House
 
@@ -50,14 +50,14 @@ def file(tmp_path):
 def test_runner_answers_as_a_session_here_does(tools, file):
     ids = np.array([[5, 6, 7], [8, 9, 4]])
     feeds = {"input_ids": ids, "attention_mask": np.array([[1, 1, 1], [1, 1, 0]])}
-    emulated, here = Emulated(file, tools, PROCESSORS["avx2"]), OnnxRuntime(file, 1)
+    emulated, here = EmulatedRuntime(file, tools, PROCESSORS["avx2"]), OnnxRuntime(file, 1)
     assert (emulated.inputs, emulated.outputs) == (here.inputs, here.outputs)
-    as_it_is = Emulated(file, tools, PROCESSORS["avx2"], optimization=AS_IT_IS)
+    as_it_is = EmulatedRuntime(file, tools, PROCESSORS["avx2"], optimization=UNOPTIMIZED)
     np.testing.assert_array_equal(as_it_is(feeds)["masked"], here(feeds)["masked"])
     for _ in range(2):
         for name, values in emulated(feeds).items():
             np.testing.assert_array_equal(values, here(feeds)[name])
-    with pytest.raises(KeyError, match="the graph wants"):
+    with pytest.raises(KeyError, match="the graph needs the inputs"):
         emulated({"input_ids": feeds["input_ids"]})
     with pytest.raises(RuntimeError, match=r"the emulated process ended with exit code 1: .*INVALID_ARGUMENT"):
         emulated({name: values.astype(np.float32) for name, values in feeds.items()})
@@ -67,7 +67,7 @@ def test_runner_answers_as_a_session_here_does(tools, file):
 def test_file_that_onnxruntime_cannot_load_is_said_so(tools, tmp_path):
     (tmp_path / "model.onnx").write_text("nothing")
     with pytest.raises(RuntimeError, match=r"ended with exit code 1: .*model.onnx failed"):
-        Emulated(tmp_path / "model.onnx", tools, PROCESSORS["avx2"])
+        EmulatedRuntime(tmp_path / "model.onnx", tools, PROCESSORS["avx2"])
 
 
 @pytest.mark.parametrize("name", PROCESSORS)
@@ -100,7 +100,7 @@ def test_system_without_apt_says_what_is_missing(tmp_path, monkeypatch, missing)
 
 def test_what_cannot_be_downloaded_is_said_so(tmp_path):
     with pytest.raises(CannotEmulate, match=r"No matching distribution found for onnxruntime==0\.0\.1"):
-        emulation._wheels(tmp_path / "wheels", tmp_path, "aarch64", ("onnxruntime==0.0.1",))
+        emulation._download_wheels(tmp_path / "wheels", tmp_path, "aarch64", ("onnxruntime==0.0.1",))
 
 
 @pytest.mark.parametrize(

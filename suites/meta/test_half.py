@@ -15,9 +15,10 @@ from fixtures.export import seeded
 from fixtures.export.variants import ALL_VARIANTS, VARIANT
 from fixtures.models.checkpoints import find_checkpoint
 from fixtures.runtimes import hardware
-from fixtures.runtimes.hardware import CUDA, Machine, nvidia_gpu
-from fixtures.runtimes.onnx_runtime import Executed, OnnxRuntime, bound, executed, fallen_back
-from fixtures.runtimes.session import HINTS, ON_CPU
+from fixtures.runtimes.hardware import Machine, nvidia_gpu
+from fixtures.runtimes.onnx_runtime import OnnxRuntime, bind_to_device
+from fixtures.runtimes.profiler import ExecutedNode, executed_nodes, fallback_nodes
+from fixtures.runtimes.providers import CPU, CUDA, OPENVINO_PRECISIONS
 from fixtures.scoring.encoded import Encoded
 from fixtures.scoring.stress import EXTREME_INPUTS
 from suites.conformance import test_loading, test_numbers
@@ -25,7 +26,7 @@ from suites.meta.conftest import models_read
 from suites.meta.house import EMBEDDER, House
 
 HALF = ("fp16", "O4-rehearsed")
-GPU = Machine("x86_64", "avx2", "cuda", "A GPU", 2, 2, 2**30, (CUDA, ON_CPU))
+GPU = Machine("x86_64", "avx2", "cuda", "A GPU", 2, 2, 2**30, (CUDA, CPU))
 
 
 @pytest.fixture(scope="module")
@@ -109,20 +110,20 @@ def test_largest_activation_of_what_is_in_fp16_is_named_and_masks_are_none(tmp_p
 
 def test_profiler_tells_who_ran_what_in_which_type(tmp_path):
     feeds = {"input_ids": np.float32([[2], [3]]), "attention_mask": np.float32([[1], [1]])}
-    nodes = executed(small(tmp_path), ON_CPU, feeds)
+    nodes = executed_nodes(small(tmp_path), CPU, feeds)
     assert {one.operator for one in nodes} == {"MatMul", "Mul", "Min"}
     assert {(one.inputs[0], one.outputs, one.elements) for one in nodes} == {("float", ("float",), 2)}
-    assert {one.provider for one in nodes} == {ON_CPU}
-    assert not fallen_back(nodes, ON_CPU)
-    assert fallen_back(nodes, CUDA) == nodes, "a session that fell back whole"
+    assert {one.provider for one in nodes} == {CPU}
+    assert not fallback_nodes(nodes, CPU)
+    assert fallback_nodes(nodes, CUDA) == nodes, "a session that fell back whole"
 
 
 def test_only_nodes_that_compute_floats_have_to_stay():
-    shape = Executed("Shape", ON_CPU, ("float16",), ("int64",), 2)
-    scale = Executed("Sqrt", ON_CPU, ("float",), ("float",), 1)
-    cast = Executed("Cast", ON_CPU, ("int64",), ("float16",), 32)
-    on_gpu = Executed("MatMul", CUDA, ("float16", "float16"), ("float16",), 512)
-    assert fallen_back([shape, scale, cast, on_gpu], CUDA) == [cast]
+    shape = ExecutedNode("Shape", CPU, ("float16",), ("int64",), 2)
+    scale = ExecutedNode("Sqrt", CPU, ("float",), ("float",), 1)
+    cast = ExecutedNode("Cast", CPU, ("int64",), ("float16",), 32)
+    on_gpu = ExecutedNode("MatMul", CUDA, ("float16", "float16"), ("float16",), 512)
+    assert fallback_nodes([shape, scale, cast, on_gpu], CUDA) == [cast]
 
 
 @pytest.fixture
@@ -133,31 +134,31 @@ def on_gpu():
     return SimpleNamespace(provider=CUDA, file=None, subject=SimpleNamespace(encoded=encoded), variant=VARIANT["O4"])
 
 
-ON_GPU = Executed("MatMul", CUDA, ("float16", "float16"), ("float16",), 512)
+ON_GPU = ExecutedNode("MatMul", CUDA, ("float16", "float16"), ("float16",), 512)
 
 
 def test_node_that_leaves_the_gpu_fails_its_check(on_gpu, monkeypatch):
     check, said = test_loading.test_no_node_leaves_the_gpu, []
-    monkeypatch.setattr(test_loading, "executed", lambda *_: [ON_GPU])
+    monkeypatch.setattr(test_loading, "executed_nodes", lambda *_: [ON_GPU])
     check(on_gpu, said.append)
     assert said == ["1 of 1 nodes on the GPU"]
-    elsewhere = Executed("Erf", ON_CPU, ("float",), ("float",), 512)
-    monkeypatch.setattr(test_loading, "executed", lambda *_: [ON_GPU, elsewhere])
-    with pytest.raises(AssertionError, match="1 of 2 nodes ran elsewhere, such as Executed"):
+    elsewhere = ExecutedNode("Erf", CPU, ("float",), ("float",), 512)
+    monkeypatch.setattr(test_loading, "executed_nodes", lambda *_: [ON_GPU, elsewhere])
+    with pytest.raises(AssertionError, match="1 of 2 nodes ran elsewhere, such as ExecutedNode"):
         check(on_gpu, said.append)
 
 
 def test_fp16_that_is_none_fails_its_check(on_gpu, monkeypatch):
     check, said = test_numbers.test_sixteen_bits_are_computed_in, []
-    in_fp32 = Executed("MatMul", CUDA, ("float", "float"), ("float",), 512)
-    cast = Executed("Cast", CUDA, ("float16",), ("float",), 512)
-    monkeypatch.setattr(test_numbers, "executed", lambda *_: [ON_GPU, in_fp32, cast])
+    in_fp32 = ExecutedNode("MatMul", CUDA, ("float", "float"), ("float",), 512)
+    cast = ExecutedNode("Cast", CUDA, ("float16",), ("float",), 512)
+    monkeypatch.setattr(test_numbers, "executed_nodes", lambda *_: [ON_GPU, in_fp32, cast])
     check(on_gpu, None, said.append)
     assert said == ["1 of 2 matrix products in fp16; the provider casts the others to fp32"]
-    monkeypatch.setattr(test_numbers, "executed", lambda *_: [in_fp32, cast])
+    monkeypatch.setattr(test_numbers, "executed_nodes", lambda *_: [in_fp32, cast])
     with pytest.raises(AssertionError, match="no product of 1 is computed in fp16"):
         check(on_gpu, None, said.append)
-    monkeypatch.setattr(test_numbers, "executed", lambda *_: [in_fp32])
+    monkeypatch.setattr(test_numbers, "executed_nodes", lambda *_: [in_fp32])
     with pytest.raises(AssertionError, match="nothing in it is in fp16"):
         check(on_gpu, None, said.append)
 
@@ -165,7 +166,7 @@ def test_fp16_that_is_none_fails_its_check(on_gpu, monkeypatch):
 def test_binding_yields_what_a_plain_run_does(tmp_path):
     feeds = {"input_ids": np.float32([[2], [3]]), "attention_mask": np.float32([[-1], [1]])}
     runtime = OnnxRuntime(small(tmp_path), 1)
-    binding = bound(runtime.session, feeds, "cpu")
+    binding = bind_to_device(runtime.session, feeds, "cpu")
     runtime.session.run_with_iobinding(binding)
     np.testing.assert_array_equal(binding.copy_outputs_to_cpu()[0], runtime(feeds)["least"])
 
@@ -182,13 +183,13 @@ def test_provider_that_is_not_there_is_no_session(tmp_path):
 def test_gpu_runs_all_but_integers_and_openvino():
     for one in ALL_VARIANTS:
         reason = one.unsupported(GPU)
-        if one.quantizes or one.provider in HINTS:
+        if one.quantizes or one.provider in OPENVINO_PRECISIONS:
             assert f"{one.name} is for processors" in reason
         else:
             assert not reason
             assert one.provider_on(GPU) == CUDA
-    here = Machine("x86_64", "avx2", "avx2", "", 2, 2, 0, (ON_CPU,))
-    assert VARIANT["plain"].provider_on(here) == ON_CPU
+    here = Machine("x86_64", "avx2", "avx2", "", 2, 2, 0, (CPU,))
+    assert VARIANT["plain"].provider_on(here) == CPU
     assert "its kernels and its latency are unproven here" in VARIANT["O4"].unsupported(here)
 
 
@@ -204,7 +205,7 @@ def test_gpu_is_asked_of_its_driver(monkeypatch):
     ))  # fmt: skip
     assert nvidia_gpu() == "NVIDIA H100, compute capability 9.0"
     hardware.detect.cache_clear()
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, ON_CPU])
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
     try:
         found = hardware.detect("cuda")
     finally:
@@ -215,10 +216,10 @@ def test_gpu_is_asked_of_its_driver(monkeypatch):
 
 def test_provider_without_a_gpu_is_none(monkeypatch):
     monkeypatch.setattr(hardware, "nvidia_gpu", lambda: "")
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["TensorrtExecutionProvider", CUDA, ON_CPU])
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["TensorrtExecutionProvider", CUDA, CPU])
     hardware.detect.cache_clear()
     try:
-        assert hardware.detect().providers[0] == ON_CPU
+        assert hardware.detect().providers[0] == CPU
     finally:
         hardware.detect.cache_clear()
 

@@ -22,7 +22,7 @@ from fixtures.export.quantize import exact_integers
 from fixtures.export.variants import VARIANT
 from fixtures.runtimes.emulation import PROCESSORS
 from fixtures.runtimes.hardware import Machine
-from fixtures.runtimes.onnx_runtime import AS_IT_IS, OnnxRuntime
+from fixtures.runtimes.onnx_runtime import UNOPTIMIZED, OnnxRuntime
 from fixtures.scoring.encoded import TOKENS_FILE, Encoded
 from suites.meta.house import EMBEDDER, LOOSE, House
 
@@ -160,7 +160,7 @@ def test_exact_sums_are_rounding_only_if_the_file_as_it_is_agrees(file, tmp_path
     feeds = {"x": RANDOM.standard_normal((3, 64)).astype(np.float32)}
     assert find_wrong_node(file, feeds, run_with(False, tmp_path)) is None
     outputs, exact_outputs = (
-        OnnxRuntime(path, 1, optimization=AS_IT_IS)(feeds)["y"] for path in (file, tmp_path / "twin" / "model.onnx")
+        OnnxRuntime(path, 1, optimization=UNOPTIMIZED)(feeds)["y"] for path in (file, tmp_path / "twin" / "model.onnx")
     )
     np.testing.assert_array_equal(outputs, exact_outputs)
     assert explain_exact_sums(equal=True).cause == DeviationCause.ROUNDING
@@ -207,7 +207,7 @@ def test_overflow_is_known_of_signed_weights_without_vnni(variant, native, overf
 
 
 def test_every_processor_has_a_second_one():
-    assert all(processor.second not in ("", processor.cpu) for processor in PROCESSORS.values())
+    assert all(processor.second_cpu not in ("", processor.cpu) for processor in PROCESSORS.values())
 
 
 def test_parameters_are_judged_where_they_are_named_and_nowhere_else(tmp_path):

@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import multiprocessing
 import subprocess
 import sys
 import threading
@@ -23,7 +24,6 @@ from fixtures.latency.pairs import (
     feeds_of,
 )
 from fixtures.latency.ratios import half_width
-from fixtures.runtimes.torch_runtime import TorchProcess
 from fixtures.scoring.encoded import Encoded
 
 LONG = Encoded(
@@ -218,18 +218,28 @@ def slow_with_garbage(checkpoint):
     class Model(torch.nn.Module):
         def forward(self, input_ids):
             time.sleep(2 * gc.isenabled())
+            return {}
 
     return Model()
 
 
-def test_garbage_is_held_in_pytorchs_process(tmp_path):
+def test_garbage_is_held_while_pytorch_serves_rounds(tmp_path, monkeypatch):
     pytest.importorskip("torch")
-    process = TorchProcess(tmp_path, "suites.meta.test_latency:slow_with_garbage", 1)
+    monkeypatch.setitem(torch_runtime.LOADERS, "slow", slow_with_garbage)
+    pipe, child_pipe = multiprocessing.Pipe()
+    arguments = (child_pipe, tmp_path, "slow", 1, "cpu")
+    thread = threading.Thread(target=torch_runtime.serve_rounds, args=arguments)
+    thread.start()
     try:
-        process.load({"input_ids": np.ones((1, 4), np.int64)})
-        assert process.round_s() < 1
+        for _ in range(2):
+            pipe.send({"input_ids": np.ones((1, 4), np.int64)})
+            assert pipe.recv() == "loaded"
+            pipe.send(None)
+            assert pipe.recv() < 1
     finally:
-        process.close()
+        pipe.close()
+        thread.join()
+        gc.enable()
 
 
 # ------------------------------------------------------------------------------ collected tests

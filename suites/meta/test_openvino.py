@@ -12,7 +12,7 @@ from fixtures.export.variants import ON_REQUEST, VARIANT
 from fixtures.runtimes import opening
 from fixtures.runtimes.hardware import Machine
 from fixtures.runtimes.onnx_runtime import OnnxRuntime
-from fixtures.runtimes.session import OPENVINO
+from fixtures.runtimes.providers import OPENVINO
 from suites.meta.house import EMBEDDER, LOOSE, RERANKER, House
 
 OURS = [one.name for one in ON_REQUEST if one.provider == OPENVINO]
@@ -47,14 +47,14 @@ def test_runtime_answers_as_onnxruntime_does(openvino, tmp_path):
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "m.onnx")
     openvino.save_model(openvino.convert_model(tmp_path / "m.onnx"), tmp_path / "m.xml")
     feeds = {"input_ids": np.array([[5, 6, 7]]), "attention_mask": np.array([[1, 1, 0]]), "more": np.zeros(1)}
-    ours, theirs = opening.load(tmp_path / "m.xml", 1, OPENVINO), OnnxRuntime(tmp_path / "m.onnx", 1)
+    ours, theirs = opening.open_session(tmp_path / "m.xml", 1, OPENVINO), OnnxRuntime(tmp_path / "m.onnx", 1)
     assert sorted(ours.inputs) == sorted(theirs.inputs)
     assert ours.outputs == theirs.outputs
     first = ours(feeds)["masked"]
     np.testing.assert_array_equal(first, theirs(feeds)["masked"])
     ours({**feeds, "input_ids": np.array([[1, 1, 1]])})
     np.testing.assert_array_equal(first, theirs(feeds)["masked"], "outputs must outlive the next run")
-    with pytest.raises(KeyError, match="the graph wants"):
+    with pytest.raises(KeyError, match="the graph needs the inputs"):
         ours({"input_ids": feeds["input_ids"]})
 
 

@@ -11,7 +11,7 @@ from fixtures.gate.speed_verdicts import anchor_of, judge_cell
 from fixtures.latency.change import CELL_THRESHOLD
 from fixtures.latency.records import Cell
 from fixtures.runtimes import hardware
-from fixtures.runtimes.hardware import CUDA
+from fixtures.runtimes.providers import CUDA
 from suites.meta.house import EMBEDDER, LOOSE, House
 
 SPEED = "suites/latency/test_latency.py::test_speed"
