@@ -24,6 +24,7 @@ from fixtures.latency.pairs import (
     feeds_of,
 )
 from fixtures.latency.ratios import half_width
+from fixtures.runtimes import torch_runtime
 from fixtures.scoring.encoded import Encoded
 
 LONG = Encoded(
