@@ -1,4 +1,4 @@
-"""Step changes over stored runs: simulated series with and without one, and files as pytest-benchmark writes them."""
+"""Lasting changes of speed over stored runs: simulated series with and without one, and pytest-benchmark's files."""
 
 import json
 import subprocess
@@ -18,9 +18,8 @@ NOISE = {
 SERIES = 100
 LUCK = np.exp(np.random.default_rng(1).normal(0, 0.005, 20))
 WHERE = {"processor": "x86_64 family 25", "tier": "avx2", "threads": 2, "handed_in": False}
-NAME = (
-    *("suites/latency/test_latency.py::test_latency[m-O2-1x16]", "plain at 1x16"),
-    "x86_64 family 25, tier avx2, 2 threads",
+NAME = history.Series(
+    "suites/latency/test_latency.py::test_latency[m-O2-1x16]", "plain at 1x16", "x86_64 family 25, tier avx2, 2 threads"
 )
 
 
@@ -33,15 +32,15 @@ def series(ratios, name=NAME):
 
 @pytest.mark.parametrize("noise", NOISE)
 @pytest.mark.parametrize("runs", [20, 60])
-def test_noise_has_no_steps(noise, runs):
+def test_noise_has_no_changes(noise, runs):
     """Over a hundred series together."""
     random = np.random.default_rng(runs)
     found = {
         name: points
         for number in range(SERIES)
-        for name, points in series(np.exp(NOISE[noise](random, runs)), (str(number), "", "")).items()
+        for name, points in series(np.exp(NOISE[noise](random, runs)), history.Series(str(number), "", "")).items()
     }
-    assert len(history.steps(found)) <= SERIES * 0.01
+    assert len(history.speed_changes(found)) <= SERIES * 0.01
 
 
 @pytest.mark.parametrize(("noise", "share"), [("normal", 0.9), ("heavy tails", 0.75)])
@@ -51,19 +50,19 @@ def test_slowdown_by_5_percent_is_found_where_it_began(noise, share):
     for _ in range(SERIES):
         ratios = NOISE[noise](random, 40)
         ratios[25:] -= np.log(1.05)
-        steps = history.steps(series(np.exp(ratios)))
-        seen += any(abs(int(step.after.when[-2:]) - 26) <= 3 and 1.02 < step.slower < 1.09 for step in steps)
+        changes = history.speed_changes(series(np.exp(ratios)))
+        seen += any(abs(int(change.after.when[-2:]) - 26) <= 3 and 1.02 < change.slowdown < 1.09 for change in changes)
     assert seen >= share * SERIES
 
 
 def test_short_series_say_nothing():
-    assert history.steps(series([1.0, 1.0, 0.5, 0.5])) == []
+    assert history.speed_changes(series([1.0, 1.0, 0.5, 0.5])) == []
 
 
-def test_single_run_that_stands_out_is_no_step():
+def test_single_run_that_stands_out_is_no_change():
     ratios = 1.2 * LUCK
     ratios[10] = 0.8
-    assert history.steps(series(ratios)) == []
+    assert history.speed_changes(series(ratios)) == []
 
 
 def stored(folder, runs, *, ratio="ratio_to_plain", where=(), **extra):
@@ -74,41 +73,41 @@ def stored(folder, runs, *, ratio="ratio_to_plain", where=(), **extra):
             "machine_info": {"exportgate": WHERE | dict(where) | {"versions": {"onnxruntime": version}}},
             "commit_info": {"id": f"{number:040x}"},
             "datetime": f"2026-01-{number + 1:02}T10:00:00+00:00",
-            "benchmarks": [{"fullname": NAME[0], "extra_info": {ratio: value, "batch": 1, "length": 16, **extra}}],
+            "benchmarks": [{"fullname": NAME.test, "extra_info": {ratio: value, "batch": 1, "length": 16, **extra}}],
         }
         (folder / f"{number:04}_run.json").write_text(json.dumps(run))
 
 
-STEP = [(2.0 * LUCK[run], "1.23.0") if run < 12 else (1.8 * LUCK[run], "1.27.0") for run in range(20)]
+SLOWDOWN = [(2.0 * LUCK[run], "1.23.0") if run < 12 else (1.8 * LUCK[run], "1.27.0") for run in range(20)]
 
 
-def test_step_tells_when_and_which_version_changed(tmp_path):
-    stored(tmp_path / "Linux-CPython", STEP)
-    (step,) = history.steps(history.read(tmp_path))
-    assert step.after.when.startswith("2026-01-13")
-    assert step.runs == (12, 8)
-    assert step.changed == "onnxruntime 1.23.0 -> 1.27.0"
-    assert step.slower == pytest.approx(2.0 / 1.8, abs=0.01)
+def test_change_says_when_it_began_and_which_version_changed(tmp_path):
+    stored(tmp_path / "Linux-CPython", SLOWDOWN)
+    (change,) = history.speed_changes(history.read(tmp_path))
+    assert change.after.when.startswith("2026-01-13")
+    assert change.runs == (12, 8)
+    assert change.changed_versions == "onnxruntime 1.23.0 -> 1.27.0"
+    assert change.slowdown == pytest.approx(2.0 / 1.8, abs=0.01)
 
 
 @pytest.mark.parametrize("untold", [{"where": {"handed_in": True}}, {"ratio": "none"}])
 def test_candidates_and_runs_without_a_ratio_are_left_out(tmp_path, untold):
-    stored(tmp_path, STEP, **untold)
+    stored(tmp_path, SLOWDOWN, **untold)
     assert history.read(tmp_path) == {}
 
 
 @pytest.mark.parametrize("other", [{"processor": "aarch64"}, {"tier": "sse"}, {"threads": 4}])
 def test_processors_tiers_and_threads_are_kept_apart(tmp_path, other):
-    stored(tmp_path / "one", STEP[:12])
-    stored(tmp_path / "other", STEP[12:], where=other)
-    assert history.steps(history.read(tmp_path)) == []
+    stored(tmp_path / "one", SLOWDOWN[:12])
+    stored(tmp_path / "other", SLOWDOWN[12:], where=other)
+    assert history.speed_changes(history.read(tmp_path)) == []
 
 
 @pytest.mark.parametrize("other", [{"anchor": "numpy"}, {"length": 128}])
 def test_anchors_and_shapes_are_kept_apart(tmp_path, other):
-    stored(tmp_path / "one", STEP[:12])
-    stored(tmp_path / "other", STEP[12:], **other)
-    assert history.steps(history.read(tmp_path)) == []
+    stored(tmp_path / "one", SLOWDOWN[:12])
+    stored(tmp_path / "other", SLOWDOWN[12:], **other)
+    assert history.speed_changes(history.read(tmp_path)) == []
 
 
 def run(folder):
@@ -116,23 +115,23 @@ def run(folder):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
-def test_command_prints_the_step(tmp_path):
-    stored(tmp_path, STEP)
+def test_command_prints_the_change(tmp_path):
+    stored(tmp_path, SLOWDOWN)
     found = run(tmp_path)
     assert found.returncode == 0
-    assert f"1 series, of 20 to 20 runs; 1 steps beyond {THRESHOLD:.1%}" in found.stdout
+    assert f"1 series of 20 to 20 runs\nchanges of speed beyond {THRESHOLD:.1%}: 1\n" in found.stdout
     assert "since 2026-01-13T10:00: test_latency[m-O2-1x16] is 1.1" in found.stdout
     assert "times slower beside plain at 1x16\n" in found.stdout
 
 
 @pytest.mark.parametrize("content", ['{"machine_info":', '{"machine_info": {"exportgate": {"tier": "avx2"}}}'])
 def test_file_that_cannot_be_read_is_left_out_and_named(tmp_path, content):
-    stored(tmp_path, STEP)
+    stored(tmp_path, SLOWDOWN)
     broken = tmp_path / "0099_run.json"
     broken.write_text(content)
     found = run(tmp_path)
     assert found.returncode == 0
-    assert "1 steps beyond" in found.stdout
+    assert f"changes of speed beyond {THRESHOLD:.1%}: 1\n" in found.stdout
     assert f"left out: {broken}: is no file of pytest-benchmark" in found.stderr
 
 

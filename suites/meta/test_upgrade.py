@@ -45,7 +45,7 @@ def found(ort, transformers):
 def folder(tmp_path):
     for ort in upgrade.AXES["onnxruntime"]:
         for transformers in upgrade.AXES["transformers"]:
-            place = tmp_path / upgrade.environment(onnxruntime=ort, transformers=transformers)
+            place = tmp_path / upgrade.tox_environment(onnxruntime=ort, transformers=transformers)
             place.mkdir()
             (place / "gate.json").write_bytes(msgspec.json.encode(found(ort, transformers)))
             save_file(scores(ort, transformers), place / "scores.safetensors")
@@ -71,9 +71,9 @@ def test_every_pair_is_a_column_in_order(folder):
     pairs = upgrade.read(folder)
     assert [tuple(pair.versions.values()) for pair in pairs][::7] == [("1.20", "4.48"), ("newest", "newest")]
     assert len(pairs) == 8
-    table = upgrade.rows(pairs)
+    table = upgrade.drifts(pairs)
     assert list(table) == [("tiny", "PyTorch"), ("tiny", "plain"), ("tiny", "quantized")]
-    assert [str(cell) for cell in table["tiny", "quantized"]] == ["0.05 FAIL"] * 2 + ["0.003"] * 4 + ["0"] * 2
+    assert [str(drift) for drift in table["tiny", "quantized"]] == ["0.05 FAIL"] * 2 + ["0.003"] * 4 + ["0"] * 2
     assert "1.20.1" in shown(folder)
     assert "0.05 FAIL" in shown(folder)
 
@@ -97,14 +97,14 @@ def test_a_pair_that_moved_too_far_ends_red(folder, capsys):
     content = json.loads((folder / "upgrade.json").read_text())
     assert content[0]["moved"]["tiny quantized"] == 0.05
     for ort in ("4.48", "newest"):
-        file = folder / upgrade.environment(onnxruntime="1.20", transformers=ort) / "gate.json"
+        file = folder / upgrade.tox_environment(onnxruntime="1.20", transformers=ort) / "gate.json"
         file.write_bytes(msgspec.json.encode(found("1.23", ort)))
     assert upgrade.main(folder) == 0
     capsys.readouterr()
 
 
 def test_a_pair_that_did_not_run_is_there_with_its_reason(folder, capsys):
-    name = upgrade.environment(onnxruntime="1.23", transformers="4.48")
+    name = upgrade.tox_environment(onnxruntime="1.23", transformers="4.48")
     (folder / name / "gate.json").unlink()
     said = "Looking\nERROR: No matching distribution found for onnxruntime==1.23.*\n"
     tox = {"testenvs": {name: {"setup": [{"retcode": 1, "output": said}]}}}
@@ -119,7 +119,7 @@ def test_a_pair_that_did_not_run_is_there_with_its_reason(folder, capsys):
 
 
 def test_a_step_from_or_to_a_pair_that_did_not_run_is_not_compared(folder):
-    shutil.rmtree(folder / upgrade.environment(onnxruntime="newest", transformers="newest"))
+    shutil.rmtree(folder / upgrade.tox_environment(onnxruntime="newest", transformers="newest"))
     assert upgrade.attribution(upgrade.read(folder))
     for line in upgrade.attribution(upgrade.read(folder)):
         assert "1.27 -> newest not compared" in line
@@ -127,7 +127,7 @@ def test_a_step_from_or_to_a_pair_that_did_not_run_is_not_compared(folder):
 
 
 def test_a_broken_report_is_a_reason(folder):
-    (folder / upgrade.environment(onnxruntime="1.20", transformers="4.48") / "gate.json").write_text("{")
+    (folder / upgrade.tox_environment(onnxruntime="1.20", transformers="4.48") / "gate.json").write_text("{")
     assert "is no report of exportgate" in upgrade.read(folder)[0].reason
 
 
