@@ -16,59 +16,59 @@ from fixtures.report.results import Failure, MachineRecord, ModelResult, Results
 CEILING = {"max_abs_error": 0.08}
 
 
-def variant(name, graph, error, ratio=None, **more):
+def variant(name, graph, error, ratio=None, **fields):
     """Return a variant, timed or not."""
     cells = [Cell(1, 128, 30 / ratio, 40 / ratio, 33 * ratio, ratio, (ratio, ratio), None, 40, 2)] if ratio else []
     result = VariantResult(
         name, graph=f"sha256:{graph}", bytes=int(2e7 if "quant" in name else 9e7), latency=cells,
         closeness={"max_abs_error": error}, ceiling=CEILING, drift={"max_abs_error": 0.0},
     )  # fmt: skip
-    return msgspec.structs.replace(result, **more)
+    return msgspec.structs.replace(result, **fields)
 
 
-def report(folder, tier, variants, cpu="a processor", digest="sha256:m", version="1.32.0", **more):
+def report(folder, tier, variants, cpu="a processor", digest="sha256:m", version="1.32.0", **fields):
     """Write one machine's report, and return its folder."""
     machine = MachineRecord(arch="x86_64", tier=tier, cpu=cpu, cores=2)
     results = Results(machine, {"onnxruntime": version}, [ModelResult("m", digest, "embedding", variants=variants)])
-    files.write(msgspec.structs.replace(results, **more), folder)
+    files.write(msgspec.structs.replace(results, **fields), folder)
     return folder
 
 
 @pytest.fixture
 def folders(tmp_path):
     """Reports of two machines, whose int8 is faster, and another file in each; one shared int8 fails on the second."""
-    ours = [variant("plain", "p", 1e-6, 1.0), variant("O2", "o", 2e-6, 1.3), variant("quantized", "s8", 0.03, 3.0)]
-    theirs = [variant("plain", "p", 1e-6, 1.0), variant("O2", "o", 3e-6, 1.1), variant("quantized", "u8", 0.05, 2.0)]
-    ours.append(variant("O2-quantized", "both", 0.01, 4.0))
-    theirs.append(variant("O2-quantized", "both", 0.5, 4.0, status=Status.FAIL))
+    first = [variant("plain", "p", 1e-6, 1.0), variant("O2", "o", 2e-6, 1.3), variant("quantized", "s8", 0.03, 3.0)]
+    second = [variant("plain", "p", 1e-6, 1.0), variant("O2", "o", 3e-6, 1.1), variant("quantized", "u8", 0.05, 2.0)]
+    first.append(variant("O2-quantized", "both", 0.01, 4.0))
+    second.append(variant("O2-quantized", "both", 0.5, 4.0, status=Status.FAIL))
     failure = Failure("m", "O2-quantized", "scores_stay_within_ceiling", "m O2-quantized: too far")
     return [
-        report(tmp_path / "a", "avx512_vnni", ours),
-        report(tmp_path / "b", "avx2", theirs, failures=[failure], verdict=Status.FAIL),
+        report(tmp_path / "a", "avx512_vnni", first),
+        report(tmp_path / "b", "avx2", second, failures=[failure], verdict=Status.FAIL),
     ]
 
 
 def test_what_passes_everywhere_is_shared_and_what_each_would_rather_have_stands_beside(folders):
-    found = fleet.read(folders)
-    assert str(found.shared("m")) == "O2 (o)"  # of plain and O2 the faster one, though int8 is faster in each place
+    merged = fleet.read(folders)
+    assert str(merged.shared("m")) == "O2 (o)"  # of plain and O2 the faster one, though int8 is faster in each place
     gain = "at least 1.1 times faster than plain where it was timed"
-    assert found.recommend("m") == f"share O2 (o): {gain}, 90 MB, max_abs_error at most 3e-06 (avx2)"
-    preferences = {row[0]: (row[1], row[-1]) for row in found.preferences("m").rows}
+    assert merged.recommend("m") == f"share O2 (o): {gain}, 90 MB, max_abs_error at most 3e-06 (avx2)"
+    preferences = {row[0]: (row[1], row[-1]) for row in merged.preferences("m").rows}
     assert preferences["avx512_vnni"] == ("O2-quantized (both)", "23.1 ms, max_abs_error 2e-06")
     assert preferences["avx2"][0] == "quantized (u8)"
-    rows = {row[:2]: row[2:] for row in found.matrix("m").rows}
+    rows = {row[:2]: row[2:] for row in merged.matrix("m").rows}
     assert rows["quantized", "s8"] == ("0.03 pass", "-")
     assert rows["O2-quantized", "both"] == ("0.01 pass", "0.5 fail")
-    assert list(found.remarks()) == ["avx2: m O2-quantized: scores_stay_within_ceiling: too far"]
-    assert found.verdict == Status.FAIL
+    assert list(merged.remarks()) == ["avx2: m O2-quantized: scores_stay_within_ceiling: too far"]
+    assert merged.verdict == Status.FAIL
 
 
 def test_untimed_places_share_the_smallest_file(tmp_path):
-    both = [variant("plain", "p", 1e-6), variant("quantized", "q", 0.03), variant("O2-quantized", "oq", 0.02)]
-    found = fleet.read([report(tmp_path / one, one, both) for one in ("arm64", "sse")])
-    assert str(found.shared("m")) == "O2-quantized (oq)"
-    assert [row[-1] for row in found.preferences("m").rows] == ["the same", "the same"]
-    alone = fleet.read([report(tmp_path / one, one, [variant("plain", one, 1e-6)]) for one in ("arm64", "sse")])
+    variants = [variant("plain", "p", 1e-6), variant("quantized", "q", 0.03), variant("O2-quantized", "oq", 0.02)]
+    merged = fleet.read([report(tmp_path / tier, tier, variants) for tier in ("arm64", "sse")])
+    assert str(merged.shared("m")) == "O2-quantized (oq)"
+    assert [row[-1] for row in merged.preferences("m").rows] == ["the same", "the same"]
+    alone = fleet.read([report(tmp_path / tier, tier, [variant("plain", tier, 1e-6)]) for tier in ("arm64", "sse")])
     assert alone.recommend("m") == "no artifact passes everywhere: each place needs its own"
 
 
@@ -80,9 +80,9 @@ def test_what_overflows_somewhere_is_shared_only_if_nothing_else_passes(tmp_path
         signed, overflow=0.02, overflow_cause=cause, deviation_cause=DeviationCause.KERNEL
     )
     vnni = report(tmp_path / "a", "avx512_vnni", [signed, unsigned])
-    found = fleet.read([vnni, report(tmp_path / "b", "avx2", [cut_off, unsigned])])
-    assert str(found.shared("m")) == "quantized-u8 (u8)"
-    assert list(found.remarks()) == [f"m: quantized-s8 (s8) is not for avx2: {cause}"]
+    merged = fleet.read([vnni, report(tmp_path / "b", "avx2", [cut_off, unsigned])])
+    assert str(merged.shared("m")) == "quantized-u8 (u8)"
+    assert list(merged.remarks()) == [f"m: quantized-s8 (s8) is not for avx2: {cause}"]
     alone = fleet.read([report(tmp_path / "c", "avx512_vnni", [signed]), report(tmp_path / "d", "avx2", [cut_off])])
     assert str(alone.shared("m")) == "quantized-s8 (s8)"
     rounding = msgspec.structs.replace(
@@ -96,30 +96,30 @@ def test_one_file_may_have_two_names(tmp_path):
     """`quantized` is unsigned on AVX2 and signed with VNNI; each is judged on the other by its own name, too."""
     avx2 = [variant("quantized", "u8", 0.03), variant("quantized-s8", "s8", 0.3, status=Status.FAIL)]
     vnni = [variant("quantized", "s8", 0.02), variant("quantized-u8", "u8", 0.04)]
-    found = fleet.read([report(tmp_path / "a", "avx2", avx2), report(tmp_path / "b", "avx512_vnni", vnni)])
-    assert str(found.shared("m")) == "quantized, quantized-u8 (u8)"
-    preferences = {row[0]: (row[1], row[-1]) for row in found.preferences("m").rows}
+    merged = fleet.read([report(tmp_path / "a", "avx2", avx2), report(tmp_path / "b", "avx512_vnni", vnni)])
+    assert str(merged.shared("m")) == "quantized, quantized-u8 (u8)"
+    preferences = {row[0]: (row[1], row[-1]) for row in merged.preferences("m").rows}
     assert preferences["avx2"] == ("quantized, quantized-u8 (u8)", "the same")
     assert preferences["avx512_vnni"] == ("quantized-s8, quantized (s8)", "max_abs_error 0.04")
 
 
 def test_versions_of_onnxruntime_are_places_of_their_own(tmp_path):
     variants = [variant("quantized", "q", 0.03), variant("quantized@1.23.2", "q", 0.04)]
-    found = fleet.read([report(tmp_path / "a", "emulated-avx2", variants)])
-    assert found.matrix("m").header[2:] == ("emulated-avx2, onnxruntime 1.32.0", "emulated-avx2, onnxruntime 1.23.2")
-    assert found.matrix("m").rows == [("quantized", "q", "0.03 pass", "0.04 pass")]
+    merged = fleet.read([report(tmp_path / "a", "emulated-avx2", variants)])
+    assert merged.matrix("m").header[2:] == ("emulated-avx2, onnxruntime 1.32.0", "emulated-avx2, onnxruntime 1.23.2")
+    assert merged.matrix("m").rows == [("quantized", "q", "0.03 pass", "0.04 pass")]
 
 
 def test_machines_of_one_tier_are_told_apart_by_their_processors(tmp_path):
-    both = [variant("plain", "p", 1e-6)]
-    found = fleet.read([report(tmp_path / cpu, "avx2", both, cpu) for cpu in ("EPYC", "Xeon")])
-    assert [one.name for one in found.places] == ["avx2, EPYC", "avx2, Xeon"]
+    variants = [variant("plain", "p", 1e-6)]
+    merged = fleet.read([report(tmp_path / cpu, "avx2", variants, cpu) for cpu in ("EPYC", "Xeon")])
+    assert [place.name for place in merged.places] == ["avx2, EPYC", "avx2, Xeon"]
 
 
 def test_other_checkpoints_are_remarked_on(tmp_path):
-    both = [variant("plain", "p", 1e-6)]
-    found = fleet.read([report(tmp_path / one, one, both, digest=f"sha256:{one}") for one in ("avx2", "sse")])
-    assert "different checkpoints" in next(found.remarks())
+    variants = [variant("plain", "p", 1e-6)]
+    merged = fleet.read([report(tmp_path / tier, tier, variants, digest=f"sha256:{tier}") for tier in ("avx2", "sse")])
+    assert "different checkpoints" in next(merged.remarks())
 
 
 def test_every_form_says_the_same(folders, tmp_path):
@@ -150,14 +150,14 @@ def test_what_cannot_be_merged_is_refused(folders, tmp_path):
 def test_option_runs_no_test_and_ends_as_the_worst_machine_did(folders, tmp_path):
     command = [sys.executable, "-m", "pytest", "-c", ROOT / "pyproject.toml", "-p", "fixtures.options"]
     options = ["--report", tmp_path / "all", "--merge"]
-    done = subprocess.run([*command, *options, *folders], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "share O2 (o)" in done.stdout
-    assert "collected" not in done.stdout
+    process = subprocess.run([*command, *options, *folders], cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 1
+    assert "share O2 (o)" in process.stdout
+    assert "collected" not in process.stdout
     assert subprocess.run([*command, *options, folders[0]], cwd=ROOT, capture_output=True).returncode == 0
-    wrong = subprocess.run([*command, *options, tmp_path / "none"], cwd=ROOT, capture_output=True, text=True)
-    assert (wrong.returncode, "--merge: " in wrong.stderr) == (4, True)
+    refused = subprocess.run([*command, *options, tmp_path / "none"], cwd=ROOT, capture_output=True, text=True)
+    assert (refused.returncode, "--merge: " in refused.stderr) == (4, True)
     (tmp_path / "file").touch()
     options = ["--report", tmp_path / "file", "--merge"]
-    wrong = subprocess.run([*command, *options, *folders], cwd=ROOT, capture_output=True, text=True)
-    assert (wrong.returncode, "--report: " in wrong.stderr) == (4, True)
+    refused = subprocess.run([*command, *options, *folders], cwd=ROOT, capture_output=True, text=True)
+    assert (refused.returncode, "--report: " in refused.stderr) == (4, True)

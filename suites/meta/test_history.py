@@ -35,24 +35,26 @@ def series(ratios, name=NAME):
 def test_noise_has_no_changes(noise, runs):
     """Over a hundred series together."""
     random = np.random.default_rng(runs)
-    found = {
+    noise_only = {
         name: points
         for number in range(SERIES)
         for name, points in series(np.exp(NOISE[noise](random, runs)), history.Series(str(number), "", "")).items()
     }
-    assert len(history.speed_changes(found)) <= SERIES * 0.01
+    assert len(history.speed_changes(noise_only)) <= SERIES * 0.01
 
 
 @pytest.mark.parametrize(("noise", "share"), [("normal", 0.9), ("heavy tails", 0.75)])
 def test_slowdown_by_5_percent_is_found_where_it_began(noise, share):
     random = np.random.default_rng(0)
-    seen = 0
+    noticed = 0
     for _ in range(SERIES):
         ratios = NOISE[noise](random, 40)
         ratios[25:] -= np.log(1.05)
         changes = history.speed_changes(series(np.exp(ratios)))
-        seen += any(abs(int(change.after.when[-2:]) - 26) <= 3 and 1.02 < change.slowdown < 1.09 for change in changes)
-    assert seen >= share * SERIES
+        noticed += any(
+            abs(int(change.after.when[-2:]) - 26) <= 3 and 1.02 < change.slowdown < 1.09 for change in changes
+        )
+    assert noticed >= share * SERIES
 
 
 def test_short_series_say_nothing():
@@ -96,17 +98,17 @@ def test_candidates_and_runs_without_a_ratio_are_left_out(tmp_path, untold):
     assert history.read(tmp_path) == {}
 
 
-@pytest.mark.parametrize("other", [{"processor": "aarch64"}, {"tier": "sse"}, {"threads": 4}])
-def test_processors_tiers_and_threads_are_kept_apart(tmp_path, other):
+@pytest.mark.parametrize("difference", [{"processor": "aarch64"}, {"tier": "sse"}, {"threads": 4}])
+def test_processors_tiers_and_threads_are_kept_apart(tmp_path, difference):
     stored(tmp_path / "one", SLOWDOWN[:12])
-    stored(tmp_path / "other", SLOWDOWN[12:], where=other)
+    stored(tmp_path / "other", SLOWDOWN[12:], where=difference)
     assert history.speed_changes(history.read(tmp_path)) == []
 
 
-@pytest.mark.parametrize("other", [{"anchor": "numpy"}, {"length": 128}])
-def test_anchors_and_shapes_are_kept_apart(tmp_path, other):
+@pytest.mark.parametrize("difference", [{"anchor": "numpy"}, {"length": 128}])
+def test_anchors_and_shapes_are_kept_apart(tmp_path, difference):
     stored(tmp_path / "one", SLOWDOWN[:12])
-    stored(tmp_path / "other", SLOWDOWN[12:], **other)
+    stored(tmp_path / "other", SLOWDOWN[12:], **difference)
     assert history.speed_changes(history.read(tmp_path)) == []
 
 
@@ -117,11 +119,11 @@ def run(folder):
 
 def test_command_prints_the_change(tmp_path):
     stored(tmp_path, SLOWDOWN)
-    found = run(tmp_path)
-    assert found.returncode == 0
-    assert f"1 series of 20 to 20 runs\nchanges of speed beyond {THRESHOLD:.1%}: 1\n" in found.stdout
-    assert "since 2026-01-13T10:00: test_latency[m-O2-1x16] is 1.1" in found.stdout
-    assert "times slower beside plain at 1x16\n" in found.stdout
+    process = run(tmp_path)
+    assert process.returncode == 0
+    assert f"1 series of 20 to 20 runs\nchanges of speed beyond {THRESHOLD:.1%}: 1\n" in process.stdout
+    assert "since 2026-01-13T10:00: test_latency[m-O2-1x16] is 1.1" in process.stdout
+    assert "times slower beside plain at 1x16\n" in process.stdout
 
 
 @pytest.mark.parametrize("content", ['{"machine_info":', '{"machine_info": {"exportgate": {"tier": "avx2"}}}'])
@@ -129,17 +131,17 @@ def test_file_that_cannot_be_read_is_left_out_and_named(tmp_path, content):
     stored(tmp_path, SLOWDOWN)
     broken = tmp_path / "0099_run.json"
     broken.write_text(content)
-    found = run(tmp_path)
-    assert found.returncode == 0
-    assert f"changes of speed beyond {THRESHOLD:.1%}: 1\n" in found.stdout
-    assert f"left out: {broken}: is no file of pytest-benchmark" in found.stderr
+    process = run(tmp_path)
+    assert process.returncode == 0
+    assert f"changes of speed beyond {THRESHOLD:.1%}: 1\n" in process.stdout
+    assert f"left out: {broken}: is no file of pytest-benchmark" in process.stderr
 
 
-@pytest.mark.parametrize(("content", "said"), [(None, "no stored runs"), ("{}", "is no file of pytest-benchmark")])
-def test_command_says_what_it_cannot_read(tmp_path, content, said):
+@pytest.mark.parametrize(("content", "message"), [(None, "no stored runs"), ("{}", "is no file of pytest-benchmark")])
+def test_command_says_what_it_cannot_read(tmp_path, content, message):
     if content:
         (tmp_path / "0001.json").write_text(content)
-    found = run(tmp_path)
-    assert found.returncode == 2
-    assert said in found.stderr
-    assert str(tmp_path) in found.stderr
+    process = run(tmp_path)
+    assert process.returncode == 2
+    assert message in process.stderr
+    assert str(tmp_path) in process.stderr

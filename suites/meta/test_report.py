@@ -33,7 +33,7 @@ def cell(ratio, shape=(1, 128), p50_ms=30.0):
     )
 
 
-def judged(task, variant, ratio, **more):
+def judged(task, variant, ratio, **fields):
     """Return a variant inside its ceiling, timed at two shapes."""
     metrics = TASKS[task].metrics
     result = VariantResult(
@@ -42,7 +42,7 @@ def judged(task, variant, ratio, **more):
         ceiling=dict(zip(metrics, CEILING[task], strict=True)),
         drift={metrics[0]: 3e-8}, latency=[cell(ratio), cell(ratio, (8, 16), 60.0)],
     )  # fmt: skip
-    return msgspec.structs.replace(result, **more)
+    return msgspec.structs.replace(result, **fields)
 
 
 def model(name, task):
@@ -80,14 +80,14 @@ def results():
         for name in ("minilm-l6", "minilm-reranker")
     ]
     failures.append(Failure("minilm-l6", "", "reference_is_the_approved_one", "minilm-l6 reference: it drifted"))
-    found = Results(
+    results = Results(
         machine,
         {"onnxruntime": "1.22.1", "torch": "2.8.0"},
         [model("minilm-l6", "embedding"), model("minilm-reranker", "rerank")],
         failures,
     )
-    conclude(found, passed=True)
-    return found
+    conclude(results, passed=True)
+    return results
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def report(results, tmp_path):
 
 
 def test_failures_fail_the_variant_and_the_run(results):
-    statuses = {one.variant: one.status for one in results.models[0].variants}
+    statuses = {variant.variant: variant.status for variant in results.models[0].variants}
     assert results.verdict == Status.FAIL
     assert statuses["O3-quantized"] == Status.FAIL
     assert statuses["plain"] == Status.PASS
@@ -124,13 +124,13 @@ def test_nothing_is_recommended_for_a_model_whose_reference_failed(results):
 
 
 def test_nothing_is_recommended_where_nothing_was_judged(results):
-    for one in results.models[1].variants:
-        one.closeness = {}
+    for variant in results.models[1].variants:
+        variant.closeness = {}
     conclude(results, passed=True)
     assert results.models[1].recommendation == "no variant passed: deploy none of them"  # one of them failed
     results.failures.clear()
-    for one in results.models[1].variants:
-        one.status = Status.PASS
+    for variant in results.models[1].variants:
+        variant.status = Status.PASS
     conclude(results, passed=True)
     assert "no scores were judged" in results.models[1].recommendation
 
@@ -172,7 +172,7 @@ def test_terminal_ends_with_recommendations_and_the_verdict(results):
     lines = terminal.render(results, 160, False).splitlines()
     last = [line.split(":")[0] for line in lines[-8:]]
     assert last[:2] == ["minilm-l6", "minilm-reranker"]
-    assert last[2:-1] == [f"  {one.goal}" for one in results.models[1].choices] + [
+    assert last[2:-1] == [f"  {choice.goal}" for choice in results.models[1].choices] + [
         "  Pareto front of latency, size and error"
     ]
     assert last[-1] == "FAIL"
@@ -253,7 +253,7 @@ def markdown_tables(text):
 def test_markdown_rows_have_the_cells_of_their_header(report, results):
     tables = markdown_tables((report / "gate.md").read_text("utf-8"))
     assert len(tables) == 2 * 4 + 1  # summary, closeness, latency, footprint; what to deploy, of one
-    assert [len(rows) for rows in tables[:2]] == [2 + len(one.variants) for one in results.models]
+    assert [len(rows) for rows in tables[:2]] == [2 + len(model.variants) for model in results.models]
     for rows in tables:
         assert {len(cells) for cells in rows} == {len(rows[0])}
 
@@ -270,10 +270,10 @@ def test_markdown_says_everything(report, results):
     text = (report / "gate.md").read_text("utf-8")
     assert text.startswith("# exportgate: fail\n")
     assert r"no approved scores \| for \<b>this\</b> tier and a second line" in text
-    for said in (NO_GPU, "wrong for left padding", "onnxruntime 1.22.1", "| NaN |"):
-        assert said in text
-    for one in results.failures:
-        assert re.search(rf"^(`{{3,}})text\n{re.escape(one.message)}\n\1$", text, re.MULTILINE)
+    for phrase in (NO_GPU, "wrong for left padding", "onnxruntime 1.22.1", "| NaN |"):
+        assert phrase in text
+    for failure in results.failures:
+        assert re.search(rf"^(`{{3,}})text\n{re.escape(failure.message)}\n\1$", text, re.MULTILINE)
 
 
 # ------------------------------------------------------------------------------------------ HTML
@@ -305,8 +305,8 @@ class Page(HTMLParser):
 def test_html_is_escaped_and_whole(report, results):
     page = Page((report / "index.html").read_text("utf-8"))
     assert "b" not in page.tags
-    for said in (NASTY, NO_GPU, "Some <CPU> | 2.0 GHz", *(one.message for one in results.failures)):
-        assert said in page.text
+    for phrase in (NASTY, NO_GPU, "Some <CPU> | 2.0 GHz", *(failure.message for failure in results.failures)):
+        assert phrase in page.text
 
 
 def test_html_needs_nothing_else(report):

@@ -80,8 +80,8 @@ def test_every_pair_is_a_column_in_order(folder):
 
 def test_each_library_is_told_what_it_moves(folder):
     """1.23 and 1.27 are as far from what was approved, and twice as far from each other."""
-    told = list(upgrade.attribution(upgrade.read(folder)))
-    assert told == [
+    sentences = list(upgrade.attribution(upgrade.read(folder)))
+    assert sentences == [
         "tiny PyTorch: onnxruntime (1.20 -> 1.23 0; 1.23 -> 1.27 0; 1.27 -> newest 0), "
         "transformers (4.48 -> newest 2e-5)",
         "tiny plain: onnxruntime (1.20 -> 1.23 0 by the same file; 1.23 -> 1.27 0 by the same file; 1.27 -> newest 0 "
@@ -106,8 +106,8 @@ def test_a_pair_that_moved_too_far_ends_red(folder, capsys):
 def test_a_pair_that_did_not_run_is_there_with_its_reason(folder, capsys):
     name = upgrade.tox_environment(onnxruntime="1.23", transformers="4.48")
     (folder / name / "gate.json").unlink()
-    said = "Looking\nERROR: No matching distribution found for onnxruntime==1.23.*\n"
-    tox = {"testenvs": {name: {"setup": [{"retcode": 1, "output": said}]}}}
+    printed = "Looking\nERROR: No matching distribution found for onnxruntime==1.23.*\n"
+    tox = {"testenvs": {name: {"setup": [{"retcode": 1, "output": printed}]}}}
     (folder / "tox.json").write_text(json.dumps(tox))
     assert upgrade.main(folder) == 1
     page = (folder / "upgrade.md").read_text()
