@@ -1,4 +1,4 @@
-"""The search for layers that must stay in fp32: as few as it takes, within its budget, and its answer is kept."""
+"""Search for layers that must stay in fp32: as few as suffice, within its budget, and its answer is kept."""
 
 import json
 
@@ -13,18 +13,18 @@ RESTORED = (
 VARIANT = "--variant=static-quantized-restored"
 
 
-@pytest.mark.parametrize("most", [1, 2, 7, 48, 1000])
-def test_search_finds_the_fewest_that_hold(most):
-    for needed in {0, 1, most // 3, most}:
+@pytest.mark.parametrize("largest", [1, 2, 7, 48, 1000])
+def test_search_finds_the_fewest_that_hold(largest):
+    for needed in {0, 1, largest // 3, largest}:
         calls = []
-        found = fewest(lambda count, calls=calls, needed=needed: calls.append(count) or count >= needed, most, 30)
-        assert found == needed
+        count = fewest(lambda count, calls=calls, needed=needed: calls.append(count) or count >= needed, largest, 30)
+        assert count == needed
         assert len(calls) == len(set(calls)), "no count is tried twice"
-        assert calls[0] == 0, "whatever is quantized as it is needs no search"
+        assert calls[0] == 0, "a graph that keeps its ceiling as it is needs no search"
 
 
-def test_search_within_a_budget_keeps_what_held():
-    assert fewest(lambda count: count >= 100, 1000, 9) == 128, "doubled until it held, and then time was up"
+def test_search_within_a_budget_keeps_the_smallest_that_held():
+    assert fewest(lambda count: count >= 100, 1000, 9) == 128, "doubled until it held; then the budget was spent"
     assert fewest(lambda count: count >= 100, 1000, 5) is None
 
 
@@ -40,33 +40,34 @@ def answer(house):
 
 
 def test_graph_keeps_the_ceiling_and_names_its_layers(tmp_path):
-    """Half the error of the graph that is quantized all over needs some of its layers in fp32, and not all."""
-    house = House(tmp_path, tmp_path / "all")
+    """Three quarters of the error of the graph without layers in fp32 need some of its layers there, and not all."""
+    house = House(tmp_path, tmp_path / "loose")
     house.add("tiny", EMBEDDER + RESTORED.format(1))
-    done = house.run(VARIANT)
-    assert done.returncode == 0, done.text
-    whole = answer(house)
-    assert whole["in_fp32"] == []
-    error = whole["tried"][0]["max_abs_error"]
+    run = house.run(VARIANT)
+    assert run.returncode == 0, run.text
+    loose = answer(house)
+    assert loose["in_fp32"] == []
+    limit = 0.75 * loose["tried"][0]["max_abs_error"]
 
-    house = House(tmp_path, tmp_path / "some")
-    house.add("tiny", EMBEDDER + RESTORED.format(0.75 * error))
-    done = house.run(VARIANT)
-    assert done.returncode == 0, done.text
-    some = answer(house)
-    assert 0 < len(some["in_fp32"]) < some["of"]
-    found = next(one["max_abs_error"] for one in some["tried"] if one["in_fp32"] == len(some["in_fp32"]))
-    assert found <= 0.75 * error
-    assert some["in_fp32"] == sorted(some["in_fp32"], key=lambda one: one["decibels"]), "those that lose most first"
-    done = house.run(VARIANT, suite="suites/conformance/test_quantization.py")
-    said = house.gate()["models"][0]["variants"][0]["checks"]["quantization_is_that_of_the_recipe"]["text"]
-    assert f"{len(some['in_fp32'])} of {some['of']} layers in fp32, found in" in said, done.text
+    house = House(tmp_path, tmp_path / "tight")
+    house.add("tiny", EMBEDDER + RESTORED.format(limit))
+    run = house.run(VARIANT)
+    assert run.returncode == 0, run.text
+    tight = answer(house)
+    count = len(tight["in_fp32"])
+    assert 0 < count < tight["of"]
+    assert next(attempt["max_abs_error"] for attempt in tight["tried"] if attempt["in_fp32"] == count) <= limit
+    decibels = [layer["decibels"] for layer in tight["in_fp32"]]
+    assert decibels == sorted(decibels), "those that lose most come first"
+    run = house.run(VARIANT, suite="suites/conformance/test_quantization.py")
+    text = house.gate()["models"][0]["variants"][0]["checks"]["quantization_is_that_of_the_recipe"]["text"]
+    assert f"{count} of {tight['of']} layers in fp32, found in" in text, run.text
 
 
-def test_ceiling_that_embeddings_alone_break_is_said_so(tmp_path):
+def test_ceiling_that_embeddings_alone_break_is_an_error(tmp_path):
     house = House(tmp_path, tmp_path / "store")
     house.add("tiny", EMBEDDER + RESTORED.format(1e-6))
-    done = house.run(VARIANT)
-    assert done.returncode == 1
-    assert "trials found no graph that keeps its ceiling: with" in done.text
-    assert "layers in fp32, max_abs_error is" in done.text.replace("\n", " ")
+    run = house.run(VARIANT)
+    assert run.returncode == 1
+    assert "attempts found no graph that keeps its ceiling: with" in run.text
+    assert "layers in fp32, max_abs_error is" in run.text.replace("\n", " ")
