@@ -6,7 +6,7 @@ from fixtures.export import restore
 from fixtures.gate.session import inapplicable
 from fixtures.graphs import quantization
 from fixtures.graphs.graph import MADE_BY_QUANTIZERS
-from fixtures.graphs.quantization import LARGEST_STEP, quantized_weights
+from fixtures.graphs.quantization import LARGEST_ERROR_STEPS, quantized_weights
 from fixtures.runtimes.hardware import TIER
 
 
@@ -58,7 +58,7 @@ def test_weights_survive_quantization(case, gate, finding):
     errors = quantization.round_trip(original, case.graph)
     lost = [one.layer for one in errors if one.steps is None]
     assert not lost, f"{case}: {', '.join(lost)}: no such weight in the graph that was quantized"
-    far = [one for one in errors if not one.steps <= LARGEST_STEP]  # NaN is far too
+    far = [one for one in errors if not one.steps <= LARGEST_ERROR_STEPS]  # NaN is far too
     assert not far, f"{case}: {far[0].layer} is off by {far[0].steps:.2f} steps of its scale: wrong scale or saturated"
     worst = ", ".join(f"{one.layer} {one.relative:.1%}" for one in errors[:3])
     finding(f"layers that lose most, root mean square: {worst}")
