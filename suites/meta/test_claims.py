@@ -56,9 +56,10 @@ def model(*variants, torch=None, task="rerank", shapes=SHAPES):
     return ModelResult("m", "sha256:cd", task, variants=list(variants), torch_latency=timed)
 
 
-def said(name, result):
-    found = rule.answer(CLAIM[name], result)
-    return found.answer, found.evidence
+def answer_of(name, result):
+    """Return the status and the evidence of the answer to a claim."""
+    answer = rule.answer(CLAIM[name], result)
+    return answer.answer, answer.evidence
 
 
 # ------------------------------------------------------------------------- a claim, one way and another
@@ -101,7 +102,7 @@ OWN = (variant("O2", 1.1), variant("O3", 1.1))
 REFUSED = Check(Status.FAIL, "Unable to find data type for weight_name")
 UNNAMED = ("rerankers-not-by-default", "default-may-not-do", "task-must-be-named")
 FULL = Check(Status.FAIL, "no space left on device")
-WAYS = [
+ANSWERED = [
     # 64 ms for a batch of 8 are 8 ms per text, 51.2 are 6.4 and 83.2 are 10.4: 1.3 times those of one by one
     ("batch-1-is-fastest", batched(83.2), HOLDS, "2 of 2 above 1; plain 1x128 over 8x128 1.3 (1.28 to 1.32)"),
     ("batch-1-is-fastest", batched(51.2), FAILS, "0 of 2 above 1, 2 below"),
@@ -202,7 +203,7 @@ WAYS = [
     *((name, erring(plain=1e-3), UNMEASURED, "docs/detection.md") for name in UNNAMED),
     *(
         (name, erring(task, plain=1e-3), UNMEASURED, "no labelled dataset")
-        for name, task in ((one, one.rpartition("-")[2]) for one in CLAIM if one.startswith("published-quality"))
+        for name, task in ((name, name.rpartition("-")[2]) for name in CLAIM if name.startswith("published-quality"))
     ),
     ("published-quantized-embedding", beside_torch("quantized", 3.2, task="embedding"), HOLDS, "in 2.94 to 3.55"),
     ("published-quantized-embedding", beside_torch("quantized", 1.6, task="embedding"), FAILS, "5 below"),
@@ -222,19 +223,19 @@ WAYS = [
 
 
 @pytest.mark.parametrize(
-    ("name", "result", "answer", "evidence"), WAYS, ids=[f"{name}-{answer}" for name, _, answer, _ in WAYS]
+    ("name", "result", "answer", "evidence"), ANSWERED, ids=[f"{name}-{answer}" for name, _, answer, _ in ANSWERED]
 )
 def test_claim_is_answered_by_its_numbers(name, result, answer, evidence):
     assert CLAIM[name].is_about(result)
-    found = said(name, result)
-    assert found[0] == answer, found[1]
-    assert evidence in found[1]
+    status, measured = answer_of(name, result)
+    assert status == answer, measured
+    assert evidence in measured
 
 
 def test_every_claim_is_answered_every_way():
     """All three ways, but for what a run can show in some of them only, or not at all."""
-    ways = {name: {answer for other, _, answer, _ in WAYS if other == name} for name in CLAIM}
-    fewer = {name: found for name, found in ways.items() if len(found) < 3}
+    answers_of = {name: {answer for claim, _, answer, _ in ANSWERED if claim == name} for name in CLAIM}
+    fewer = {name: statuses for name, statuses in answers_of.items() if len(statuses) < 3}
     assert fewer == {
         **{name: {UNMEASURED} for name in CLAIM if name in UNNAMED or name.startswith("published-quality")},
         "arm64-over-avx512": {FAILS},
@@ -244,9 +245,9 @@ def test_every_claim_is_answered_every_way():
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=str)
 def test_nothing_is_answered_where_nothing_was_measured(claim):
-    found = rule.answer(claim, model(VariantResult("plain"), VariantResult("O4", status=Status.UNSUPPORTED)))
-    assert (found.answer, found.evidence) == (UNMEASURED, NOTHING)
-    assert "run suites/accuracy and suites/latency in the same run" in found.evidence
+    answer = rule.answer(claim, model(VariantResult("plain"), VariantResult("O4", status=Status.UNSUPPORTED)))
+    assert (answer.answer, answer.evidence) == (UNMEASURED, NOTHING)
+    assert "run suites/accuracy and suites/latency in the same run" in answer.evidence
 
 
 # ------------------------------------------------------------------------------------------ the rule
@@ -254,7 +255,9 @@ def test_nothing_is_answered_where_nothing_was_measured(claim):
 
 def with_undecided(*ratios):
     """Return quantized timed at so many of five shapes; the others are undecided."""
-    result = VariantResult("quantized", latency=[cell(shape, one) for shape, one in zip(SHAPES, ratios, strict=False)])
+    result = VariantResult(
+        "quantized", latency=[cell(shape, ratio) for shape, ratio in zip(SHAPES, ratios, strict=False)]
+    )
     result.undecided = [undecided_at(shape) for shape in SHAPES[len(ratios) :]]
     return model(result)
 
@@ -271,18 +274,18 @@ def with_undecided(*ratios):
     ],
 )
 def test_undecided_shapes_answer_only_where_they_cannot_matter(ratios, answer):
-    found, evidence = said("quantized-over-plain", with_undecided(*ratios))
-    assert found == answer
+    status, evidence = answer_of("quantized-over-plain", with_undecided(*ratios))
+    assert status == answer
     assert "(noisy)" in evidence
     assert ("of 5 in 1.1 to 1.5" in evidence) == bool(ratios)
 
 
 def test_undecided_pytorch_leaves_its_shape_undecided():
     result = beside_torch("plain", 1.4)
-    result.torch_latency = [one for one in result.torch_latency if one.length != 512]
+    result.torch_latency = [timed for timed in result.torch_latency if timed.length != 512]
     result.undecided = [undecided_at((1, 512), "the hypervisor took 9 %")]
-    found, evidence = said("plain-over-pytorch", result)
-    assert found == HOLDS
+    status, evidence = answer_of("plain-over-pytorch", result)
+    assert status == HOLDS
     assert "4 of 5" in evidence
     assert "undecided: plain over PyTorch 1x512 (the hypervisor took 9 %)" in evidence
 
@@ -291,12 +294,12 @@ def test_interval_beside_pytorch_is_the_reports():
     """Two ratios to plain that are known to 3 and 4 % are known to 5 % together."""
     result = model(variant("O2", 1.3), torch=1.0)
     for cells, half in ((result.variants[0].latency, 0.03), (result.torch_latency, 0.04)):
-        cells[:] = [msgspec.structs.replace(one, interval=around(one.ratio_to_plain, half)) for one in cells]
+        cells[:] = [msgspec.structs.replace(at, interval=around(at.ratio_to_plain, half)) for at in cells]
     numbers = beside(["O2"], ["PyTorch"])(result).numbers
     conclude(Results(MACHINE, {}, [result]), passed=True)
     assert numbers[0].interval == pytest.approx(around(1.3, 0.05))
-    assert [(one.value, one.interval) for one in numbers] == [
-        (one.ratio_to_torch, one.torch_interval) for one in result.variants[0].latency
+    assert [(number.value, number.interval) for number in numbers] == [
+        (timed.ratio_to_torch, timed.torch_interval) for timed in result.variants[0].latency
     ]
 
 
@@ -307,8 +310,8 @@ def around(ratio, half):
 def test_interval_of_two_shapes_has_the_drift_between_them_in_it():
     """Plain's ratio was seen as 1, 1 and e^0.3: mean e^0.1, deviation 0.1732, and t of two degrees is 4.303."""
     result = batched(64.0)
-    for one in (result.variants[0].latency, result.variants[1].latency, result.torch_latency):
-        one[:] = [cell(shape, 1.0, plain_ms=8.0 * shape[0], half=0.0) for shape in ((1, 128), (8, 128))]
+    for cells in (result.variants[0].latency, result.variants[1].latency, result.torch_latency):
+        cells[:] = [cell(shape, 1.0, plain_ms=8.0 * shape[0], half=0.0) for shape in ((1, 128), (8, 128))]
     result.torch_latency[1] = cell((8, 128), 1.0, plain_ms=64 * math.exp(0.3), half=0.0)
     find = rates(lambda _: [((1, 128), (8, 128))], "")
     number = find(result).numbers[0]
@@ -328,8 +331,8 @@ def test_variant_at_two_shapes_is_plain_times_its_own_ratios():
 def test_one_shape_is_enough_for_what_happens_at_times():
     shapes = dict.fromkeys(SHAPES, 1.4) | {(8, 16): 1.1}
     quantized = VariantResult("quantized", latency=[cell(shape, ratio) for shape, ratio in shapes.items()])
-    found, evidence = said("quantized-is-unsteady", model(quantized, variant("O2", 1.1)))
-    assert found == HOLDS
+    status, evidence = answer_of("quantized-is-unsteady", model(quantized, variant("O2", 1.1)))
+    assert status == HOLDS
     assert "1 of 5 in 0.952 to 1.05, 4 above" in evidence
 
 
@@ -356,40 +359,40 @@ def padded(batch_ms, mixed):
     ],
 )
 def test_batches_that_pad_count_with_those_that_do_not(mixed, answer, evidence):
-    found = said("batch-1-is-fastest", padded(64.0, mixed))
-    assert found[0] == answer
-    assert evidence in found[1]
+    status, measured = answer_of("batch-1-is-fastest", padded(64.0, mixed))
+    assert status == answer
+    assert evidence in measured
 
 
 def test_undecided_batches_that_pad_may_be_either():
     result = padded(83.2, {(8, False): 70})  # with those of one length, three of three
-    assert said("batch-1-is-fastest", result)[0] == HOLDS
+    assert answer_of("batch-1-is-fastest", result)[0] == HOLDS
     entries = result.variants[0].undecided = [
         Undecided(Measurement(Quantity.WORKLOAD, batch, sorted=True), "noisy") for batch in (8, 32)
     ]
-    assert said("batch-1-is-fastest", result)[0] == HOLDS, "three of five"
+    assert answer_of("batch-1-is-fastest", result)[0] == HOLDS, "three of five"
     entries.append(Undecided(Measurement(Quantity.WORKLOAD, 32), "noisy"))
-    found, evidence = said("batch-1-is-fastest", result)
-    assert found == UNMEASURED, "three of six"
+    status, evidence = answer_of("batch-1-is-fastest", result)
+    assert status == UNMEASURED, "three of six"
     assert "undecided: plain over mixed lengths: batches of 8, by length (noisy)" in evidence
 
 
 def test_error_that_is_not_finite_is_said_of_embedders_too():
-    assert "O3 (its error is not finite)" in said("error-of-O3", erring("embedding", O3=math.nan))[1]
+    assert "O3 (its error is not finite)" in answer_of("error-of-O3", erring("embedding", O3=math.nan))[1]
 
 
 @pytest.mark.parametrize("name", ["batch-1-is-fastest", "faster-than-pytorch", "published-plain-rerank"])
 def test_times_on_a_gpu_answer_nothing_about_cpus(name):
-    found = rule.answer(CLAIM[name], beside_torch("plain", 1.06), on_gpu=True)
-    assert (found.answer, found.evidence) == (UNMEASURED, ON_GPU)
+    answer = rule.answer(CLAIM[name], beside_torch("plain", 1.06), on_gpu=True)
+    assert (answer.answer, answer.evidence) == (UNMEASURED, ON_GPU)
     assert rule.answer(CLAIM["published-O4-rerank"], beside_torch("O4", 1.43), on_gpu=True).answer == HOLDS
 
 
 def test_two_shapes_that_one_variant_saw_tell_nothing():
     result = batched(83.2)
     result.torch_latency, result.variants = [], result.variants[:1]
-    found, evidence = said("batch-1-is-fastest", result)
-    assert found == UNMEASURED
+    status, evidence = answer_of("batch-1-is-fastest", result)
+    assert status == UNMEASURED
     assert "1.3 (0 to inf)" in evidence
 
 
@@ -397,15 +400,15 @@ def test_unsupported_variants_say_why():
     result = model(
         VariantResult("O3", status=Status.UNSUPPORTED, reason="Optimum does not know it"), variant("O2", 1.15)
     )
-    found, evidence = said("O2-and-O3-over-plain", result)
-    assert found == HOLDS
+    status, evidence = answer_of("O2-and-O3-over-plain", result)
+    assert status == HOLDS
     assert "O3: Optimum does not know it" in evidence
 
 
 def test_many_numbers_are_told_by_their_ends():
     shapes = [(1, length) for length in range(16, 30)]
     cells = [cell(shape, 1.2 + 0.01 * number, half=0.0) for number, shape in enumerate(shapes)]
-    _, evidence = said("quantized-over-plain", model(VariantResult("quantized", latency=cells)))
+    _, evidence = answer_of("quantized-over-plain", model(VariantResult("quantized", latency=cells)))
     assert evidence == "14 of 14 in 1.1 to 1.5; quantized over plain from 1x16 1.2 up to 1x29 1.33"
 
 
@@ -424,8 +427,8 @@ def answered():
     pairs = [[variant("O2", ratio), variant("O3", ratio, error)] for ratio, error in ((1.0, 1e-5), (1.15, 0.01))]
     slow, fast = (model(*pair) for pair in pairs)
     slow.name, fast.name = "slow | model", "fast"
-    asked = [CLAIM["O2-and-O3-over-plain"], CLAIM["error-of-O3"]]
-    return Results(MACHINE, {}, answers=[rule.answer(claim, one) for one in (slow, fast) for claim in asked])
+    claims = [CLAIM["O2-and-O3-over-plain"], CLAIM["error-of-O3"]]
+    return Results(MACHINE, {}, answers=[rule.answer(claim, judged) for judged in (slow, fast) for claim in claims])
 
 
 def test_report_has_each_answer_claim_by_claim(answered, tmp_path):
@@ -453,13 +456,13 @@ def test_terminal_has_one_line_per_answer_and_no_numbers(answered):
 
 def collected(*options):
     """Return what pytest would run of latency, accuracy and claims."""
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "-p", "fixtures.options", "--collect-only",
-         "-q", "-p", "no:cacheprovider", *options, *(f"suites/{one}" for one in ("accuracy", "latency", "claims"))],
+         "-q", "-p", "no:cacheprovider", *options, *(f"suites/{suite}" for suite in ("accuracy", "latency", "claims"))],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout.splitlines()
+    assert process.returncode == 0, process.stdout + process.stderr
+    return process.stdout.splitlines()
 
 
 def test_full_size_is_timed_only_on_request_and_only_for_speed(tmp_path):
@@ -488,12 +491,12 @@ def test_full_size_has_the_sizes_that_it_stands_for():
     with torch.device("meta"):
         config = getattr(transformers, row.config)(**row.keys)
         config.num_labels = 1
-        made = transformers.AutoModelForSequenceClassification.from_config(config)
+        meta_model = transformers.AutoModelForSequenceClassification.from_config(config)
     wide, inner = 1024, 4096
     tables = (250_002 + 8_194 + 1 + 2) * wide
     layer = 4 * (wide + 1) * wide + (wide + 1) * inner + (inner + 1) * wide + 4 * wide
     count = tables + 24 * layer + (wide + 1) * wide + (wide + 1)
-    assert sum(one.numel() for one in made.parameters()) == count == 567_755_777
+    assert sum(weights.numel() for weights in meta_model.parameters()) == count == 567_755_777
     assert row.weight_bytes == pytest.approx(4 * count, rel=1e-3)
 
 
