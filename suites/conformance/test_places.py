@@ -82,5 +82,5 @@ def test_works_in_another_place(case, place):
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         there = PLACES[place](case.artifact.folder, Path(folder)) / case.file.name
         runtime = opening.open_session(there, case.gate.machine.threads, case.provider)
-        scores = case.subject.task.scores(runtime, feeds, case.subject.how)
+        scores = case.subject.task.scores(runtime, feeds, case.subject.scoring)
     assert np.array_equal(scores, case.score(feeds)), f"{case}: other scores when it is {place}"

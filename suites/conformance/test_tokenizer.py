@@ -1,11 +1,13 @@
 """The tokenizer is part of the model: the same ids, sides and special tokens as were approved."""
 
+import msgspec
 import numpy as np
 import pytest
 
 from fixtures.gate.session import inapplicable
+from fixtures.scoring.encoded import ModuleSettings
+from fixtures.scoring.fast_tokenizer import tokenizer_changes
 from fixtures.scoring.probes import TEXTS
-from fixtures.scoring.tokens import tokenizer_changes
 
 
 def fields_of(encoded):
@@ -48,7 +50,7 @@ def test_tokenizer_settings_are_the_pinned_ones(subject, gate):
         return
     if pins is None:
         gate.unbaselined(subject, f"{subject.name} has no approved tokenizer settings; record them with --approve")
-    now = subject.encoded.extra["tokenizer"]
+    now = msgspec.structs.asdict(subject.encoded.facts.tokenizer)
     changed = [
         f"{key}: {pins.tokenizer.get(key)} -> {value}" for key, value in now.items() if pins.tokenizer.get(key) != value
     ]
@@ -63,7 +65,8 @@ def test_shipped_tokenizer_is_the_checkpoints(case):
     changes = tokenizer_changes(case.subject.tokenizer, case.tokenizer)
     note = f"\n  its tokenizer.json differs: {'; '.join(changes) or 'in nothing, so that its settings do'}"
     settings = {"padding id": (own.pad, shipped.pad)} | {
-        key: (value, shipped.extra["tokenizer"].get(key)) for key, value in own.extra["tokenizer"].items()
+        key: (value, getattr(shipped.facts.tokenizer, key))
+        for key, value in msgspec.structs.asdict(own.facts.tokenizer).items()
     }
     changed = [f"{key}: {ours} -> {theirs}" for key, (ours, theirs) in settings.items() if ours != theirs]
     if changed:
@@ -90,7 +93,7 @@ def test_shipped_tokenizer_is_the_checkpoints(case):
 
 def test_slow_and_fast_tokenizer_agree(subject):
     """The tokenizer of the checkpoint's own files and its conversion yield the same ids."""
-    differ = subject.encoded.extra["slow"]
+    differ = subject.encoded.facts.slow_differences
     if isinstance(differ, str):
         inapplicable(differ)
     if differ:
@@ -102,8 +105,9 @@ def test_slow_and_fast_tokenizer_agree(subject):
 
 def test_pooling_is_the_checkpoints_own(subject):
     """Pooling and normalisation are what `modules.json` and `1_Pooling/config.json` say."""
-    said, settings = subject.encoded.extra["modules"], subject.model.settings
-    if not said or subject.task.name != "embedding":
+    modules, settings = subject.encoded.facts.modules, subject.model.settings
+    if modules == ModuleSettings() or subject.task.name != "embedding":
         inapplicable("the checkpoint has no modules.json, or its task does not pool")
     own = {"pooling": settings.pooling, "normalize": settings.normalize}
-    assert own == said, f"{subject.name}: model.toml says {own}, and the checkpoint's modules.json {said}"
+    expected = msgspec.structs.asdict(modules)
+    assert own == expected, f"{subject.name}: model.toml says {own}, and the checkpoint's modules.json {expected}"

@@ -24,6 +24,7 @@ import msgspec
 import numpy as np
 import tokenizers
 
+from fixtures.arrays import Floats
 from fixtures.baselines.tolerances import TOLERANCES
 from fixtures.build.manifest import MANIFEST
 from fixtures.build.store import Store
@@ -41,9 +42,9 @@ from fixtures.runtimes.onnx_runtime import OnnxRuntime
 from fixtures.runtimes.providers import MODEL_FILE
 from fixtures.scoring import probes as scoring_probes
 from fixtures.scoring import scores
+from fixtures.scoring.fast_tokenizer import TOKENIZER_FILE
 from fixtures.scoring.probes import PROBES
-from fixtures.scoring.tasks import TASKS
-from fixtures.scoring.tokens import TOKENIZER_FILE
+from fixtures.scoring.tasks import TASKS, Scoring
 from suites.meta.house import ROOT, House
 
 MODELS = {
@@ -144,16 +145,19 @@ def seeing(clean: Path, faulty: Path, settings: Settings, other: Settings, toler
     ]
     rows = [(one.text, one.pair) for one in filled]
     try:
-        before, after = (
-            scores.score(OnnxRuntime(folder / MODEL_FILE, 1), encode(folder, rows, chosen), chosen)
-            for folder, chosen in ((clean, settings), (faulty, other))
-        )
+        before, after = (_scores_of(folder, rows, chosen) for folder, chosen in ((clean, settings), (faulty, other)))
     except Exception:  # whatever a file that cannot be run raises: everything sees it
         return frozenset(one.id for one in filled)
     if before.shape != after.shape:
         return frozenset(one.id for one in filled)
     moved = ~(np.abs(before - after).reshape(len(filled), -1).max(axis=1) <= tolerance)
     return frozenset(one.id for one, far in zip(filled, moved, strict=True) if far)
+
+
+def _scores_of(folder: Path, rows: list[tuple[str, str | None]], settings: Settings) -> Floats:
+    encoded = encode(folder, rows, settings)
+    scoring = Scoring.of(settings, encoded.facts.special_ids)
+    return scores.score(OnnxRuntime(folder / MODEL_FILE, 1), encoded, scoring)
 
 
 def few_probes(verdicts: Iterable[Verdict]) -> tuple[list[tuple[str, int]], dict[str, list[str]], list[Verdict]]:

@@ -87,7 +87,7 @@ def _expected(checkpoint: Path, task: str, pooling: str, normalize: bool):
     row = TASKS[task]
     feeds = _sentences(checkpoint, row.probes == "pairs")
     runtime = TorchRuntime(checkpoint, row.auto_class, threads=1)
-    return row.scores(runtime, feeds, Scoring(pooling, normalize))
+    return row.scores(runtime, feeds, Scoring(task, pooling, normalize))
 
 
 def allclose(checkpoint: Path, clean: Path, faulty: Path, settings: Settings, variant: str) -> str:
@@ -98,7 +98,7 @@ def allclose(checkpoint: Path, clean: Path, faulty: Path, settings: Settings, va
     atol = VARIANT[variant].precision.ceiling[task.metrics[0]]
     try:
         runtime = OnnxRuntime(faulty / MODEL_FILE, threads=1)
-        scores = task.scores(runtime, feeds, Scoring(settings.pooling or "", settings.normalize))
+        scores = task.scores(runtime, feeds, Scoring.of(settings, {}))
         close = np.allclose(expected, scores, rtol=0, atol=atol)
     except Exception as error:  # whatever a file that cannot be run raises
         return _complaint(error)

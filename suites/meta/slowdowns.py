@@ -68,9 +68,9 @@ from fixtures.runtimes.onnx_runtime import OnnxRuntime
 from fixtures.runtimes.providers import MODEL_FILE
 from fixtures.runtimes.session import Feeds
 from fixtures.runtimes.timing import seconds_of
-from fixtures.scoring.encoded import Encoded
+from fixtures.scoring.encoded import LONG_FILE, EncodedLongText
 from fixtures.scoring.tasks import TASKS
-from fixtures.scoring.tokens import LONG_FILE, plan_tokens
+from fixtures.scoring.tokens import plan_tokens
 
 SLOWDOWNS = (0.0, 0.02, 0.05, 0.10, 0.20)
 MEASURED = {"plain": "O2-quantized", "numpy": "plain"}
@@ -130,7 +130,7 @@ class Approval:
     busy_cores: float
 
 
-def files_of(folder: Path, anchor: str) -> tuple[list[Path], Encoded]:
+def files_of(folder: Path, anchor: str) -> tuple[list[Path], EncodedLongText]:
     """Build the embedded model's plain, and the measured variant if it is not plain.
 
     Returns:
@@ -148,7 +148,7 @@ def files_of(folder: Path, anchor: str) -> tuple[list[Path], Encoded]:
     tokens = plan_tokens(model, checkpoint)
     build_all(store, [*plans, tokens], 1, print)
     files = [store.run(plan).folder / MODEL_FILE for plan in plans]
-    return files, Encoded.load(store.run(tokens).folder / LONG_FILE)
+    return files, EncodedLongText.load(store.run(tokens).folder / LONG_FILE)
 
 
 def neighbour(core: int) -> None:

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -25,6 +26,7 @@ from fixtures.gate.session import Case, Gate
 from fixtures.runtimes.hardware import Machine
 from fixtures.runtimes.optimum_runtime import OptimumRuntime
 from fixtures.scoring import stress
+from fixtures.scoring.encoded import ModuleSettings
 from suites.conformance import (
     test_batches,
     test_contract,
@@ -316,7 +318,7 @@ def test_optimum_that_sees_another_file_is_seen(cases, faulty):
     feeds = case.subject.encoded.feeds(stress.short_probes(case.subject.encoded))
     with pytest.raises(AssertionError, match="raw ONNX Runtime and Optimum differ by"):
         test_loading.test_raw_onnxruntime_and_optimum_agree(
-            case, case.subject.task.scores(runtime, feeds, case.subject.how)
+            case, case.subject.task.scores(runtime, feeds, case.subject.scoring)
         )
 
 
@@ -403,9 +405,12 @@ def pinned(case, operators=None, tokenizer=None, tokens=None):
     subject = case.subject
     encoded = subject.encoded
     file = ConformanceFile(
-        probes=subject.probes_digest, arrays="", provenance=subject.provenance(),
-        tokenizer=tokenizer or encoded.extra["tokenizer"], operators={case.variant.name: operators or case.operators},
-    )  # fmt: skip
+        probes=subject.probes_digest,
+        arrays="",
+        provenance=subject.provenance(),
+        tokenizer=tokenizer or msgspec.structs.asdict(encoded.facts.tokenizer),
+        operators={case.variant.name: operators or case.operators},
+    )
     ids = {"input_ids": encoded.fields["input_ids"], "offsets": encoded.offsets} | (tokens or {})
     return dataclasses.replace(subject.baseline, conformance_file=file, tokens=ids)
 
@@ -469,33 +474,38 @@ def test_other_tokens_are_seen(cases, session, monkeypatch):
     monkeypatch.setattr(subject, "baseline", pinned(case, tokens={"input_ids": ids}))
     with pytest.raises(FAILURES, match=f"1 of 96 probes have other token ids .*\n  {subject.probes[3].id}"):
         test_tokenizer.test_token_ids_are_the_golden_ones(subject, session)
-    settings = subject.encoded.extra["tokenizer"] | {"padding_side": "left"}
+    settings = msgspec.structs.asdict(subject.encoded.facts.tokenizer) | {"padding_side": "left"}
     monkeypatch.setattr(subject, "baseline", pinned(case, tokenizer=settings))
     with pytest.raises(AssertionError, match="padding_side: left -> right"):
         test_tokenizer.test_tokenizer_settings_are_the_pinned_ones(subject, session)
 
 
 @pytest.mark.parametrize(
-    ("extra", "check", "message"),
+    ("facts", "check", "message"),
     [
-        ({"slow": [5]}, test_tokenizer.test_slow_and_fast_tokenizer_agree, "slow and fast tokenizer differ at 1 "),
         (
-            {"modules": {"pooling": "cls", "normalize": True}},
+            {"slow_differences": [5]},
+            test_tokenizer.test_slow_and_fast_tokenizer_agree,
+            "slow and fast tokenizer differ at 1 ",
+        ),
+        (
+            {"modules": ModuleSettings("cls", True)},
             test_tokenizer.test_pooling_is_the_checkpoints_own,
             "model.toml says .*mean.*modules.json .*cls",
         ),
     ],
-)  # fmt: skip
-def test_tokenizer_and_pooling_that_are_not_the_checkpoints_are_seen(cases, monkeypatch, extra, check, message):
+)
+def test_tokenizer_and_pooling_that_are_not_the_checkpoints_are_seen(cases, monkeypatch, facts, check, message):
     subject = cases().subject
-    sound = {"slow": [], "modules": {"pooling": "mean", "normalize": True}}
-    monkeypatch.setattr(
-        subject, "encoded", dataclasses.replace(subject.encoded, extra=subject.encoded.extra | sound), raising=False
-    )
+    encoded = subject.encoded
+
+    def change(**changes):
+        changed = dataclasses.replace(encoded, facts=msgspec.structs.replace(encoded.facts, **changes))
+        monkeypatch.setattr(subject, "encoded", changed, raising=False)
+
+    change(slow_differences=[], modules=ModuleSettings("mean", True))
     check(subject)
-    monkeypatch.setattr(
-        subject, "encoded", dataclasses.replace(subject.encoded, extra=subject.encoded.extra | extra), raising=False
-    )
+    change(**facts)
     with pytest.raises(FAILURES, match=message):
         check(subject)
 

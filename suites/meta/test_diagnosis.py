@@ -53,7 +53,7 @@ def encoded(seed=0):
     ids[offsets[[5, 17, 40]] + 1] = RARE
     types = np.repeat(np.arange(PROBES) % 2, lengths)
     fields = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": types}
-    return Encoded(fields, offsets, dict.fromkeys(fields, 0), "right", {})
+    return Encoded(fields, offsets, dict.fromkeys(fields, 0), "right")
 
 
 TOKENS = encoded()
@@ -70,7 +70,7 @@ EXPECTED = {
 
 def evidence(task, scores, reference=None, scoring=None, **details):
     reference = EXPECTED[task] if reference is None else reference
-    scoring = scoring or Scoring("mean", task == "embedding")
+    scoring = scoring or Scoring(task, "mean", task == "embedding")
     return Evidence(task, reference, scores, TOKENS, scoring, 1e-4, **details)
 
 
@@ -128,7 +128,7 @@ CASES = {
         ("embedding", UNIT / np.abs(UNIT).sum(axis=1, keepdims=True), {}),
         ("embedding", UNIT * 0.9, {}),
     ],
-    "normalised": [("embedding", UNIT, {"reference": VECTORS, "scoring": Scoring("mean", False)})],
+    "normalised": [("embedding", UNIT, {"reference": VECTORS, "scoring": Scoring("embedding", "mean", False)})],
     "sigmoid": [("rerank", sigmoid(LOGITS), {}), ("question-answering", sigmoid(SPANS), {})],
     "sigmoid twice": [("rerank", sigmoid(sigmoid(LOGITS)), {})],
     "softmax": [
@@ -137,7 +137,7 @@ CASES = {
     "negated": [("rerank", -LOGITS, {})],
     "scaled": [
         ("rerank", LOGITS / 1.02, {}),
-        ("embedding", VECTORS * 0.5, {"reference": VECTORS, "scoring": Scoring("mean", False)}),
+        ("embedding", VECTORS * 0.5, {"reference": VECTORS, "scoring": Scoring("embedding", "mean", False)}),
     ],
     "shifted": [("rerank", LOGITS + 0.3, {}), ("text-classification", CLASSES + 0.2 * np.eye(4)[2], {})],
     "function": [("rerank", LOGITS + 0.001 * LOGITS**3, {})],
@@ -254,7 +254,7 @@ class Sound:
     encoded: Encoded
 
     def score(self, folder):
-        return scoring_scores.score(OnnxRuntime(folder / MODEL_FILE, 1), self.encoded, self.settings)
+        return scoring_scores.score(OnnxRuntime(folder / MODEL_FILE, 1), self.encoded, Scoring.of(self.settings, {}))
 
     def few(self, errors=None):
         if errors is None:
@@ -521,7 +521,7 @@ def test_few_probes_are_padded_and_have_the_worst(sound, rank):
 )
 def test_scores_of_faulty_graphs_have_their_symptom(sound, form, model, fault, messages, tmp_path):
     model = sound[model]
-    task, encoded, scoring = model.settings.task, model.encoded, Scoring.of(model.settings, model.encoded)
+    task, encoded, scoring = model.settings.task, model.encoded, Scoring.of(model.settings, {})
     reference, approved = model.score(model.folders["plain"]), model.score(model.folders[form])
     scores = model.score(planted(fault, model, form, tmp_path / "faulty"))
     runtime = OnnxRuntime(model.folders[form] / MODEL_FILE, 1)
@@ -537,6 +537,6 @@ def test_scores_of_faulty_graphs_have_their_symptom(sound, form, model, fault, m
 def test_sound_graphs_have_no_symptom(sound, form):
     for model in sound.values():
         scores = model.score(model.folders[form])
-        scoring = Scoring.of(model.settings, model.encoded)
+        scoring = Scoring.of(model.settings, {})
         evidence = Evidence(model.settings.task, scores, scores, model.encoded, scoring, 1e-5, scores)
         assert find_symptoms(evidence) == []

@@ -19,11 +19,11 @@ from fixtures.runtimes.onnx_runtime import OnnxRuntime
 from fixtures.runtimes.providers import MODEL_FILE
 from fixtures.scoring import probes
 from fixtures.scoring import scores as scoring_scores
-from fixtures.scoring.encoded import TOKENS_FILE, Encoded
+from fixtures.scoring.encoded import LONG_FILE, TOKENS_FILE, EncodedLongText, EncodedProbes
 from fixtures.scoring.probes import PAIRS, TEXTS
 from fixtures.scoring.scores import SCORES_FILE, plan_reference
 from fixtures.scoring.tasks import TASKS, Scoring
-from fixtures.scoring.tokens import LONG_FILE, plan_tokens
+from fixtures.scoring.tokens import plan_tokens
 
 BASELINES = Path(__file__).resolve().parents[2] / "baselines"
 SENTENCES = ["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."]
@@ -43,8 +43,8 @@ class Built:
         built = Store(folder)
         assert build_all(built, steps, 2, print) == {}
         found = [built.find(key_of(step.document)).folder for step in steps]
-        self.encoded = Encoded.load(found[0] / TOKENS_FILE)
-        self.long = Encoded.load(found[0] / LONG_FILE)
+        self.encoded = EncodedProbes.load(found[0] / TOKENS_FILE)
+        self.long = EncodedLongText.load(found[0] / LONG_FILE)
         self.reference = load_file(found[1] / SCORES_FILE)["scores"]
         self.runtime = OnnxRuntime(found[2] / MODEL_FILE, 2)
         self.plain = found[2]
@@ -71,7 +71,7 @@ def test_embedder_equals_sentence_transformers(embedder):
         texts.append(probes.fill(probe, count, embedder.model.settings.max_length).text)
     expected = theirs.encode(texts, normalize_embeddings=True)
     np.testing.assert_allclose(embedder.reference, expected, atol=1e-5)
-    scores = scoring_scores.score(embedder.runtime, embedder.encoded, embedder.model.settings)
+    scores = scoring_scores.score(embedder.runtime, embedder.encoded, Scoring.of(embedder.model.settings, {}))
     np.testing.assert_allclose(scores, expected, atol=1e-5)
 
 
@@ -88,7 +88,7 @@ def test_embedder_has_the_published_similarities(embedder):
         "token_type_ids": np.array([row.type_ids for row in rows]),
     }
     settings = embedder.model.settings
-    vectors = TASKS["embedding"].scores(embedder.runtime, feeds, Scoring.of(settings, embedder.encoded))
+    vectors = TASKS["embedding"].scores(embedder.runtime, feeds, Scoring.of(settings, {}))
     similarity = (vectors @ vectors.T)[np.triu_indices(3, 1)]
     np.testing.assert_allclose(similarity, [0.6660, 0.1046, 0.1411], atol=1e-4)
 
@@ -126,5 +126,5 @@ def test_wrong_weights_are_refused(embedder, tmp_path):
 
 
 def test_plain_export_of_the_embedder_is_close(embedder):
-    scores = scoring_scores.score(embedder.runtime, embedder.encoded, embedder.model.settings)
+    scores = scoring_scores.score(embedder.runtime, embedder.encoded, Scoring.of(embedder.model.settings, {}))
     assert np.abs(embedder.reference - scores).max() < 1e-5

@@ -141,7 +141,7 @@ def test_padding_side_and_pooling():
     """Left padding puts tokens at the end; mean pooling counts only them, CLS and last take their ends."""
     encoded = Encoded(
         {"input_ids": np.arange(1, 6), "attention_mask": np.ones(5, np.int64)},
-        np.array([0, 2, 5]), {"input_ids": 0, "attention_mask": 0}, "left", {},
+        np.array([0, 2, 5]), {"input_ids": 0, "attention_mask": 0}, "left",
     )  # fmt: skip
     feeds = encoded.feeds(np.array([0, 1]))
     assert feeds["input_ids"].tolist() == [[0, 1, 2], [3, 4, 5]]

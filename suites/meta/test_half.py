@@ -130,7 +130,7 @@ def test_only_nodes_that_compute_floats_have_to_stay():
 def on_gpu():
     """A variant on a GPU, as far as the checks of what ran look at it."""
     fields = {name: np.arange(1, 9) for name in ("input_ids", "attention_mask")}
-    encoded = Encoded(fields, np.array([0, 3, 8]), dict.fromkeys(fields, 0), "right", {})
+    encoded = Encoded(fields, np.array([0, 3, 8]), dict.fromkeys(fields, 0), "right")
     return SimpleNamespace(provider=CUDA, file=None, subject=SimpleNamespace(encoded=encoded), variant=VARIANT["O4"])
 
 

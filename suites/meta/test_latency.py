@@ -25,14 +25,14 @@ from fixtures.latency.pairs import (
 )
 from fixtures.latency.ratios import half_width
 from fixtures.runtimes import torch_runtime
-from fixtures.scoring.encoded import Encoded
+from fixtures.scoring.encoded import Encoded, EncodedLongText, LongTextFacts
 
-LONG = Encoded(
+LONG = EncodedLongText(
     {"input_ids": np.r_[101, 1000:2000, 102], "attention_mask": np.ones(1002, np.int64)},
     np.array([0, 1002]),
     {"input_ids": 0, "attention_mask": 0},
     "right",
-    {"head": 1, "tail": 1},
+    LongTextFacts(head=1, tail=1, positions=1002),
 )
 
 
@@ -177,7 +177,6 @@ def test_workload_counts_padding():
         np.cumsum([0, *lengths]),
         {"input_ids": 0, "attention_mask": 0},
         "right",
-        {},
     )
     shapes = []
     for batch, by_length, padding, runs in ((1, False, 0, 4), (2, False, 0.25, 2), (2, True, 0, 2)):
