@@ -1,19 +1,24 @@
 """What other tools say of the same artifact, each used as its makers show it."""
 
+from __future__ import annotations
+
 import functools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from fixtures.arrays import Floats
 from fixtures.export.variants import VARIANT
 from fixtures.models.settings import Settings
 from fixtures.runtimes.onnx_runtime import OnnxRuntime
 from fixtures.runtimes.providers import MODEL_FILE
+from fixtures.runtimes.session import Feeds
 from fixtures.runtimes.torch_runtime import TorchRuntime
-from fixtures.scoring.tasks import TASKS, Scoring
+from fixtures.scoring.tasks import TASKS, Scoring, score_batch
 
 SENTENCES = (
     "The ferry leaves the harbour at six in the morning.",
@@ -29,84 +34,104 @@ SENTENCES = (
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """What a tool is asked about.
+
+    Attributes:
+        checkpoint, sound, faulty: folders.
+        settings, variant: of the sound artifact, which was handed in as the faulty one is.
+    """
+
+    checkpoint: Path
+    sound: Path
+    faulty: Path
+    settings: Settings
+    variant: str
+
+    @property
+    def pairs(self) -> bool:
+        return TASKS[self.settings.task].probes == "pairs"
+
+
+@dataclass(frozen=True)
 class Rival:
     """One row of RIVALS.
 
     Attributes:
         needs, misses: in words, for the table in docs/detection.md.
-        judge: (checkpoint, sound artifact, faulty artifact, settings, variant) -> its first words; empty if content.
+        judge: what it is asked about -> the first line of its complaint; empty where it is content.
     """
 
     name: str
     needs: str
     misses: str
-    judge: Callable[[Path, Path, Path, Settings, str], str]
+    judge: Callable[[Comparison], str]
 
 
-def _complaint(error: Exception) -> str:
+def _complaint(error: BaseException) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {(lines or [''])[0]}"
 
 
 @functools.cache
-def _torch_model(checkpoint: Path, auto_class: str):
+def _torch_model(checkpoint: Path, auto_class: str) -> Any:
     import transformers
 
     return getattr(transformers, auto_class).from_pretrained(checkpoint).eval()
 
 
-def optimum_validation(checkpoint: Path, clean: Path, faulty: Path, settings: Settings, variant: str) -> str:
-    """`optimum.exporters.onnx`'s own validation, with its own dummy batch and tolerance."""
+def validate_with_optimum(comparison: Comparison) -> str:
+    """Run `optimum.exporters.onnx`'s own validation, with its own dummy batch and tolerance."""
     from optimum.exporters.onnx.convert import validate_model_outputs
     from optimum.exporters.tasks import TasksManager
 
-    task = TASKS[settings.task]
-    model = _torch_model(checkpoint, task.auto_class)
+    task = TASKS[comparison.settings.task]
+    model = _torch_model(comparison.checkpoint, task.auto_class)
     config = TasksManager.get_exporter_config_constructor(
         model=model, exporter="onnx", task=task.export_task, library_name="transformers"
     )(model.config)
+    file = comparison.faulty / MODEL_FILE
     try:
-        validate_model_outputs(config, model, faulty / MODEL_FILE, list(config.outputs), use_subprocess=False)
+        validate_model_outputs(config, model, file, list(config.outputs), use_subprocess=False)
     except Exception as error:  # its errors, and whatever ONNX Runtime raises
         return _complaint(error)
     return ""
 
 
 @functools.cache
-def _sentences(checkpoint: Path, pairs: bool):
+def _encode_sentences(checkpoint: Path, pairs: bool) -> Feeds:
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
-    rows = (list(SENTENCES), list(reversed(SENTENCES))) if pairs else (list(SENTENCES),)
-    feeds = dict(tokenizer(*rows, padding=True, truncation=True, return_tensors="np"))
+    columns = (list(SENTENCES), list(reversed(SENTENCES))) if pairs else (list(SENTENCES),)
+    feeds = dict(tokenizer(*columns, padding=True, truncation=True, return_tensors="np"))
     return {name: np.asarray(values, np.int64) for name, values in feeds.items()}
 
 
 @functools.cache
-def _expected(checkpoint: Path, task: str, pooling: str, normalize: bool):
-    row = TASKS[task]
-    feeds = _sentences(checkpoint, row.probes == "pairs")
-    runtime = TorchRuntime(checkpoint, row.auto_class, threads=1)
-    return row.scores(runtime, feeds, Scoring(task, pooling, normalize))
+def _torch_scores(checkpoint: Path, task_name: str, pooling: str, normalize: bool) -> Floats:
+    task = TASKS[task_name]
+    feeds = _encode_sentences(checkpoint, task.probes == "pairs")
+    runtime = TorchRuntime(checkpoint, task.auto_class, threads=1)
+    return score_batch(runtime, feeds, Scoring(task_name, pooling, normalize))
 
 
-def allclose(checkpoint: Path, clean: Path, faulty: Path, settings: Settings, variant: str) -> str:
-    """`np.allclose` of eight sentences' scores with PyTorch's, at the ceiling of the variant's class."""
-    task = TASKS[settings.task]
-    expected = _expected(checkpoint, settings.task, settings.pooling or "", settings.normalize)
-    feeds = _sentences(checkpoint, task.probes == "pairs")
-    atol = VARIANT[variant].precision.ceiling[task.metrics[0]]
+def compare_allclose(comparison: Comparison) -> str:
+    """Compare eight sentences' scores with PyTorch's by `np.allclose`, at the ceiling of the variant's class."""
+    scoring = Scoring.of(comparison.settings, {})
+    expected = _torch_scores(comparison.checkpoint, scoring.task, scoring.pooling, scoring.normalize)
+    feeds = _encode_sentences(comparison.checkpoint, comparison.pairs)
+    atol = VARIANT[comparison.variant].precision.ceiling[TASKS[scoring.task].metrics[0]]
     try:
-        runtime = OnnxRuntime(faulty / MODEL_FILE, threads=1)
-        scores = task.scores(runtime, feeds, Scoring.of(settings, {}))
+        scores = score_batch(OnnxRuntime(comparison.faulty / MODEL_FILE, threads=1), feeds, scoring)
         close = np.allclose(expected, scores, rtol=0, atol=atol)
     except Exception as error:  # whatever a file that cannot be run raises
         return _complaint(error)
     return "" if close else f"not close: {np.abs(expected - scores).max():.2g} > {atol:g}"
 
 
-def polygraphy(checkpoint: Path, clean: Path, faulty: Path, settings: Settings, variant: str) -> str:
-    """Polygraphy's comparator: both files in ONNX Runtime on its own random data, with its default tolerances."""
+def compare_with_polygraphy(comparison: Comparison) -> str:
+    """Run both files in ONNX Runtime on Polygraphy's random data and compare them at its default tolerances."""
     from polygraphy.backend.onnxrt import OnnxrtRunner, SessionFromOnnx
     from polygraphy.common import TensorMetadata
     from polygraphy.comparator import Comparator, CompareFunc, DataLoader
@@ -114,13 +139,13 @@ def polygraphy(checkpoint: Path, clean: Path, faulty: Path, settings: Settings, 
 
     G_LOGGER.module_severity = G_LOGGER.CRITICAL
     shapes = TensorMetadata()
-    for name in _sentences(checkpoint, TASKS[settings.task].probes == "pairs"):
+    for name in _encode_sentences(comparison.checkpoint, comparison.pairs):
         shapes.add(name, np.int64, (2, 16))
     # Its default range of integers, 0 to 1, is right for masks and token types.
     loader = DataLoader(seed=1, input_metadata=shapes, val_range={"": (0, 1), "input_ids": (5, 500)})
     runners = [
         OnnxrtRunner(SessionFromOnnx(str(folder / MODEL_FILE)), name=name)
-        for name, folder in (("sound", clean), ("faulty", faulty))
+        for name, folder in (("sound", comparison.sound), ("faulty", comparison.faulty))
     ]
     try:
         with warnings.catch_warnings():
@@ -128,7 +153,7 @@ def polygraphy(checkpoint: Path, clean: Path, faulty: Path, settings: Settings, 
             results = Comparator.run(runners, data_loader=loader)
             matched = bool(Comparator.compare_accuracy(results, compare_func=CompareFunc.simple()))
     except (Exception, SystemExit) as error:  # it ends the process where a file cannot be run
-        return _complaint(error if isinstance(error, Exception) else RuntimeError(str(error)))
+        return _complaint(error)
     return "" if matched else "outputs do not match"
 
 
@@ -139,19 +164,24 @@ RIVALS: tuple[Rival, ...] = (
         "logged, and the exit status stays 0",
         "tokenizers; rows of tokens that its one batch of random ids under a random mask does not hold; what a graph "
         "does behind the outputs that it knows; int8, every file of which it calls wrong",
-        optimum_validation,
+        validate_with_optimum,
     ),
     Rival(
         "allclose",
         "PyTorch, the checkpoint, sentences, a tolerance that fits the precision, and post-processing written again",
         "whatever is below a loose tolerance, int8 above all; what its sentences do not show; the shipped tokenizer",
-        allclose,
+        compare_allclose,
     ),
     Rival(
         "Polygraphy",
         "a sound file of the same recipe; shapes, and the range of legal token ids",
         "rows of tokens that its one random batch does not hold; long and padded inputs; outputs that only one file "
         "has, such as a pooled one; tokenizers; whatever is wrong in both files",
-        polygraphy,
+        compare_with_polygraphy,
     ),
 )
+
+
+def ask_rivals(comparison: Comparison) -> dict[str, str]:
+    """Return tool -> its complaint, empty where it is content."""
+    return {rival.name: rival.judge(comparison) for rival in RIVALS}
