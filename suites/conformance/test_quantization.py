@@ -12,7 +12,7 @@ from fixtures.runtimes.hardware import TIER
 
 def test_quantization_is_that_of_the_recipe(case, gate, finding):
     """Weight type, scales per channel and range are the tier's; nothing is quantized where nothing should be."""
-    weights, wanted = quantized_weights(case.graph), gate.machine.int8
+    weights, int8 = quantized_weights(case.graph), gate.machine.int8
     if not any(link[0].startswith("quantize") for link in case.variant.recipe):
         assert not weights, f"{case}: {weights[0].layer} is quantized, and the recipe does not say so"
         return
@@ -20,30 +20,30 @@ def test_quantization_is_that_of_the_recipe(case, gate, finding):
         finding("quantized by other means than ONNX Runtime's quantizer: its scales cannot be read back")
         return
     assert weights, f"{case}: nothing is quantized"
-    matrices = [one for one in weights if not one.is_table]
-    wrong = [
-        f"{one.layer} is {one.dtype}, and not {wanted.weights_dtype}"
-        for one in matrices
-        if one.dtype != wanted.weights_dtype
+    matrices = [weight for weight in weights if not weight.is_table]
+    problems = [
+        f"{weight.layer} is {weight.dtype}, and not {int8.weights_dtype}"
+        for weight in matrices
+        if weight.dtype != int8.weights_dtype
     ]
-    wrong += [
-        f"{one.layer}: reduce_range is {one.reduced_range}"
-        for one in matrices
-        if one.reduced_range != wanted.reduce_range
+    problems += [
+        f"{weight.layer}: reduce_range is {weight.reduced_range}"
+        for weight in matrices
+        if weight.reduced_range != int8.reduce_range
     ]
-    flat = [one.layer for one in matrices if one.per_channel != wanted.per_channel]
-    wrong += [f"per_channel is {not wanted.per_channel} in {len(flat)} weights, such as {flat[0]}"] if flat else []
-    if wrong and case.ready_made:
-        finding(f"quantized for another tier than {gate.machine.tier}: {wrong[0]}")
+    if layers := [weight.layer for weight in matrices if weight.per_channel != int8.per_channel]:
+        problems.append(f"per_channel is {not int8.per_channel} in {len(layers)} weights, such as {layers[0]}")
+    if problems and case.ready_made:
+        finding(f"quantized for another tier than {gate.machine.tier}: {problems[0]}")
     else:
-        assert not wrong, f"{case}: {wrong[0]}"
+        assert not problems, f"{case}: {problems[0]}"
     tables = len(weights) - len(matrices)
-    found = f"{len(matrices)} {wanted.weights_dtype} matrices; embedding tables quantized: {tables or 'none'}"
+    summary = f"{len(matrices)} {int8.weights_dtype} matrices; embedding tables quantized: {tables or 'none'}"
     if restored := restore.describe(case.artifact.folder):
-        found += f"; {restored}"
-    if wanted.weights_dtype == "QInt8" and TIER[gate.machine.tier].saturates:
-        found += f"; signed weights saturate in the 16-bit sums of {gate.machine.tier} (onnxruntime#6004)"
-    finding(found)
+        summary += f"; {restored}"
+    if int8.weights_dtype == "QInt8" and TIER[gate.machine.tier].saturates:
+        summary += f"; signed weights saturate in the 16-bit sums of {gate.machine.tier} (onnxruntime#6004)"
+    finding(summary)
 
 
 def test_weights_survive_quantization(case, gate, finding):
@@ -56,9 +56,9 @@ def test_weights_survive_quantization(case, gate, finding):
         )
     original = onnx.load(gate.artifact(case.step.inputs[0]).folder / case.file.name)
     errors = quantization.round_trip(original, case.graph)
-    lost = [one.layer for one in errors if one.steps is None]
+    lost = [error.layer for error in errors if error.steps is None]
     assert not lost, f"{case}: {', '.join(lost)}: no such weight in the graph that was quantized"
-    far = [one for one in errors if not one.steps <= LARGEST_ERROR_STEPS]  # NaN is far too
+    far = [error for error in errors if not error.steps <= LARGEST_ERROR_STEPS]  # NaN is far too
     assert not far, f"{case}: {far[0].layer} is off by {far[0].steps:.2f} steps of its scale: wrong scale or saturated"
-    worst = ", ".join(f"{one.layer} {one.relative:.1%}" for one in errors[:3])
+    worst = ", ".join(f"{error.layer} {error.relative:.1%}" for error in errors[:3])
     finding(f"layers that lose most, root mean square: {worst}")

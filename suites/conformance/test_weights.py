@@ -1,4 +1,4 @@
-"""Weights: what no probe can see, such as the row of a token that none of them has."""
+"""Weights hold what no probe can see, such as the row of a token that no probe has."""
 
 import pytest
 
@@ -15,7 +15,11 @@ def test_weights_are_the_checkpoints(case, gate, weights_folder, finding):
     compared = weights.compare(tensors, case.graph)
     finding(str(compared))
     if not compared:
-        first, *others = compared.differences
-        lines = [f"{case.subject.name} {case.variant.name}: {first}", *(f"  {one}" for one in others[:9])]
-        lines += [f"  and {len(others) - 9} more"] * (len(others) > 9)
+        first, *further = compared.differences
+        lines = [
+            f"{case.subject.name} {case.variant.name}: {first}",
+            *(f"  {difference}" for difference in further[:9]),
+        ]
+        if len(further) > 9:
+            lines.append(f"  and {len(further) - 9} more")
         pytest.fail("\n".join(lines), pytrace=False)

@@ -1,4 +1,4 @@
-"""What is read back from graphs is what was put into them."""
+"""Functions of graphs read back what was put into a graph."""
 
 import numpy as np
 import onnx
@@ -85,29 +85,30 @@ def test_operators_of_optimizers_and_quantizers_are_counted_in_subgraphs_too():
 @pytest.mark.parametrize("reduce_range", [True, False])
 def test_quantization_is_read_back(quantize, weight_type, per_channel, reduce_range):
     model, quantized = quantize(weight_type, per_channel=per_channel, reduce_range=reduce_range)
-    found = {one.layer: one for one in quantized_weights(quantized)}
-    assert found.keys() == {"embeddings.word", "encoder.layer.0.query", "head"}
-    assert found.pop("embeddings.word").is_table
-    for one in found.values():
-        assert (one.dtype, one.reduced_range, one.per_channel) == (str(weight_type), reduce_range, per_channel)
+    weights = {weight.layer: weight for weight in quantized_weights(quantized)}
+    assert weights.keys() == {"embeddings.word", "encoder.layer.0.query", "head"}
+    assert weights.pop("embeddings.word").is_table
+    for weight in weights.values():
+        assert (weight.dtype, weight.reduced_range, weight.per_channel) == (str(weight_type), reduce_range, per_channel)
     errors = quantization.round_trip(model, quantized)
-    assert all(one.steps <= LARGEST_ERROR_STEPS for one in errors), errors
-    assert [one.relative for one in errors] == sorted((one.relative for one in errors), reverse=True)
+    assert all(error.steps <= LARGEST_ERROR_STEPS for error in errors), errors
+    assert [error.relative for error in errors] == sorted((error.relative for error in errors), reverse=True)
 
 
 def test_wrong_scale_and_changed_weight_are_seen(quantize):
     model, quantized = quantize(per_channel=True)
-    scale = next(one for one in quantized.graph.initializer if one.name == "onnx::MatMul_7_scale")
+    scale = next(tensor for tensor in quantized.graph.initializer if tensor.name == "onnx::MatMul_7_scale")
     values = numpy_helper.to_array(scale).copy()
     values[3] *= 2
     scale.CopyFrom(numpy_helper.from_array(values, scale.name))
-    first, *others = quantization.round_trip(model, quantized)
-    assert first.layer == "encoder.layer.0.query"
-    assert first.steps > 10
-    assert all(one.steps <= LARGEST_ERROR_STEPS for one in others)
+    worst, *sound = quantization.round_trip(model, quantized)
+    assert worst.layer == "encoder.layer.0.query"
+    assert worst.steps > 10
+    assert all(error.steps <= LARGEST_ERROR_STEPS for error in sound)
 
 
 def test_weight_without_its_original_is_named(quantize):
     model, quantized = quantize()
-    model.graph.initializer.remove(next(one for one in model.graph.initializer if one.name == "table"))
-    assert [one.layer for one in quantization.round_trip(model, quantized) if one.steps is None] == ["embeddings.word"]
+    model.graph.initializer.remove(next(tensor for tensor in model.graph.initializer if tensor.name == "table"))
+    errors = quantization.round_trip(model, quantized)
+    assert [error.layer for error in errors if error.steps is None] == ["embeddings.word"]

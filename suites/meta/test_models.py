@@ -1,4 +1,4 @@
-"""model.toml and its checkpoint: every way to get one wrong, and what people are told."""
+"""Every way to get a model.toml or its checkpoint wrong, and the message for it."""
 
 import hashlib
 import re
@@ -10,7 +10,7 @@ from safetensors.numpy import save
 from fixtures.gate.session import read_model
 from fixtures.models import checkpoints
 from fixtures.models.checkpoints import CheckpointUnavailable, find_checkpoint
-from fixtures.models.files import checkpoint_digest, checkpoint_files
+from fixtures.models.files import checkpoint_digest, checkpoint_files, configuration_files, is_configuration
 from fixtures.models.settings import Latency, ModelError, Tokenizer
 
 EMBEDDER = 'task = "embedding"\nsource = "path:checkpoint"\nmax_length = 16\npooling = "mean"\n'
@@ -103,9 +103,9 @@ def test_digest_is_that_of_sha256sum(folder):
     files = [folder / "checkpoint" / name for name in ("config.json", "model.safetensors", "tokenizer.json")]
     lines = "".join(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files)
     expected = hashlib.sha256(lines.encode()).hexdigest()
-    found = find_checkpoint(read(folder, EMBEDDER + f'digest = "sha256:{expected}"\n'))
-    assert found.digest == f"sha256:{expected}"
-    assert found.bytes == sum(file.stat().st_size for file in files)
+    checkpoint = find_checkpoint(read(folder, EMBEDDER + f'digest = "sha256:{expected}"\n'))
+    assert checkpoint.digest == f"sha256:{expected}"
+    assert checkpoint.bytes == sum(file.stat().st_size for file in files)
 
 
 def test_missing_digest_prints_the_line_to_add(folder):
@@ -219,6 +219,16 @@ def test_pickled_weights_count_only_where_there_are_no_others(folder):
         find_checkpoint(read(folder, EMBEDDER))
 
 
+def test_configuration_is_known_by_name_as_it_is_in_a_folder(folder):
+    """What lies beside a graph, and what does not count toward its digest, are the same files."""
+    for name in ("vocab.txt", "spiece.model", "chat_template.jinja", "model.onnx", "model.onnx_data"):
+        (folder / name).touch()
+    files = [file.name for file in folder.iterdir() if file.is_file()]
+    assert {file.name for file in configuration_files(folder)} == set(filter(is_configuration, files))
+    assert set(files) - set(filter(is_configuration, files)) == {"model.onnx", "model.onnx_data"}
+    assert is_configuration("onnx/config.json")
+
+
 def test_hub_without_network_is_unavailable(folder, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     text = EMBEDDER.replace("path:checkpoint", "hub:example/none@" + "0" * 40)
@@ -236,8 +246,8 @@ def test_hub_snapshot_is_read_from_the_cache(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     text = EMBEDDER.replace("path:checkpoint", f"hub:example/tiny@{commit}")
-    found = find_checkpoint(read(folder, text))
-    assert found.folder == snapshot
-    assert found.digest == f"sha256:{checkpoint_digest(snapshot)}"
+    checkpoint = find_checkpoint(read(folder, text))
+    assert checkpoint.folder == snapshot
+    assert checkpoint.digest == f"sha256:{checkpoint_digest(snapshot)}"
     with pytest.raises(ModelError, match="not the pinned sha256:0"):
         find_checkpoint(read(folder, text + f'digest = "sha256:{"0" * 64}"\n'))

@@ -1,4 +1,4 @@
-"""A weight that is not the checkpoint's is found and named, in every kind of export; sound exports have none.
+"""Weights that are not the checkpoint's are found and named, in every kind of export; sound exports have none.
 
 The faults are planted in exports of one tiny seeded BERT.
 """
@@ -35,20 +35,20 @@ FLOAT, INTEGER = (PLAIN, O2), (QUANTIZED, O2_QUANTIZED)
 def folders(tmp_path_factory):
     """Checkpoint, another one of another seed, and the exports of the first."""
     root = tmp_path_factory.mktemp("weights")
-    found = {name: root / name for name in ("checkpoint", "other", *ALL)}
-    for folder in found.values():
+    folders = {name: root / name for name in ("checkpoint", "other_checkpoint", *ALL)}
+    for folder in folders.values():
         folder.mkdir()
-    for name, seed in (("checkpoint", 7), ("other", 8)):
-        seeded.make([], found[name], {"architecture": "bert", "seed": seed, "auto_class": "AutoModel", "labels": 1})
-    export_onnx([found["checkpoint"]], found[PLAIN], {"task": "feature-extraction", "opset": OPSET})
+    for name, seed in (("checkpoint", 7), ("other_checkpoint", 8)):
+        seeded.make([], folders[name], {"architecture": "bert", "seed": seed, "auto_class": "AutoModel", "labels": 1})
+    export_onnx([folders["checkpoint"]], folders[PLAIN], {"task": "feature-extraction", "opset": OPSET})
     for name, step, source, parameters in (
         (O2, onnx_export.optimize, PLAIN, {"level": "O2", "raw_mask": False}),
         (QUANTIZED, quantize.quantize, PLAIN, INT8),
         (O2_QUANTIZED, quantize_fused, O2, INT8),
     ):
-        shutil.copytree(found[source], copy := root / f"copy for {name}")
-        step([copy], found[name], parameters)
-    return found
+        shutil.copytree(folders[source], copy := root / f"copy for {name}")
+        step([copy], folders[name], parameters)
+    return folders
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +57,8 @@ def checkpoint(folders):
 
 
 @pytest.fixture(scope="module")
-def other(folders):
-    return read_tensors(folders["other"])
+def other_checkpoint(folders):
+    return read_tensors(folders["other_checkpoint"])
 
 
 @pytest.fixture
@@ -72,9 +72,9 @@ def load(folders):
 class Plant:
     """A graph in which tensors are found by what the checkpoint calls them, and changed."""
 
-    def __init__(self, model, checkpoint, other):
-        self.model, self.checkpoint, self.other = model, checkpoint, other
-        self.protos = {one.name: one for one in model.graph.initializer}
+    def __init__(self, model, checkpoint, other_checkpoint):
+        self.model, self.checkpoint, self.other_checkpoint = model, checkpoint, other_checkpoint
+        self.protos = {tensor.name: tensor for tensor in model.graph.initializer}
         self.sources = {}
         for label, (name,) in weights.compare(checkpoint, model).matched.items():
             graph, _, part = label.partition(" (")
@@ -94,9 +94,9 @@ class Plant:
 
     def put(self, name, values, kind=""):
         proto, where = self.slot(name, kind)
-        whole = numpy_helper.to_array(proto).copy()
-        whole[where] = values
-        proto.CopyFrom(numpy_helper.from_array(whole, proto.name))
+        array = numpy_helper.to_array(proto).copy()
+        array[where] = values
+        proto.CopyFrom(numpy_helper.from_array(array, proto.name))
 
     def quantized(self, name):
         return self.slot(name)[0].name.endswith("_quantized")
@@ -106,11 +106,11 @@ class Plant:
         scale, zero_point = self.get(name, "_scale"), self.get(name, "_zero_point")
         return np.clip(np.round(floats / scale) + zero_point, 0, 255).astype(np.uint8)
 
-    def swap(self, one, other):
-        for kind in ("", "_scale", "_zero_point") if self.quantized(one) else ("",):
-            first, second = self.get(one, kind), self.get(other, kind)
-            self.put(one, second, kind)
-            self.put(other, first, kind)
+    def swap(self, left, right):
+        for kind in ("", "_scale", "_zero_point") if self.quantized(left) else ("",):
+            left_values, right_values = self.get(left, kind), self.get(right, kind)
+            self.put(left, right_values, kind)
+            self.put(right, left_values, kind)
 
 
 WORDS = "embeddings.word_embeddings.weight"
@@ -142,7 +142,11 @@ def wrong_row(plant, name):
 
 def another_seed(plant, name):
     """The tensor of another checkpoint, quantized with the scale of this one."""
-    values = plant.other[name] if plant.sources[name][0].startswith("embeddings") else plant.other[name].T
+    values = (
+        plant.other_checkpoint[name]
+        if plant.sources[name][0].startswith("embeddings")
+        else plant.other_checkpoint[name].T
+    )
     plant.put(name, plant.integers(name, values) if plant.quantized(name) else values)
 
 
@@ -186,30 +190,30 @@ def one_integer_off(plant, name):
     plant.put(name, values)
 
 
-def swapped_with(other):
-    return lambda plant, name: plant.swap(name, other)
+def swapped_with(tensor):
+    return lambda plant, name: plant.swap(name, tensor)
 
 
 def layers_swapped(plant, name):
-    for zero in [one for one in plant.sources if one.startswith("encoder.layer.0.")]:
+    for zero in [source for source in plant.sources if source.startswith("encoder.layer.0.")]:
         plant.swap(zero, zero.replace("layer.0", "layer.1"))
 
 
 def rewired(plant, name):
     """The node that should read a tensor reads its namesake in the other layer, and the other way round."""
-    one, other = plant.slot(name)[0].name, plant.slot(name.replace("layer.1", "layer.0"))[0].name
+    tensor, namesake = plant.slot(name)[0].name, plant.slot(name.replace("layer.1", "layer.0"))[0].name
     for node in plant.model.graph.node:
         for index, read in enumerate(node.input):
-            node.input[index] = {one: other, other: one}.get(read, read)
+            node.input[index] = {tensor: namesake, namesake: tensor}.get(read, read)
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One row of FAULTS: what is done to which tensor, in which exports, and what the message says after its name."""
+    """One row of FAULTS: what is done to which tensor, in which exports, and the message after its name."""
 
     plant: Callable
     tensor: str
-    says: str
+    message: str
     variants: tuple[str, ...] = ALL
     name: str = ""
 
@@ -267,13 +271,13 @@ CASES = [(fault, variant) for fault in FAULTS for variant in fault.variants]
 
 
 @pytest.mark.parametrize(("fault", "variant"), CASES, ids=[f"{variant}-{fault}" for fault, variant in CASES])
-def test_fault_is_found_and_named(load, checkpoint, other, fault, variant):
+def test_fault_is_found_and_named(load, checkpoint, other_checkpoint, fault, variant):
     model = load(variant)
     before = model.SerializeToString()
-    fault.plant(Plant(model, checkpoint, other), fault.tensor)
+    fault.plant(Plant(model, checkpoint, other_checkpoint), fault.tensor)
     assert model.SerializeToString() != before, "nothing was planted"
-    differences = [str(one) for one in weights.compare(checkpoint, model).differences]
-    assert any(re.match(f"{re.escape(fault.tensor)} {fault.says}", one) for one in differences), differences
+    differences = [str(difference) for difference in weights.compare(checkpoint, model).differences]
+    assert any(re.match(f"{re.escape(fault.tensor)} {fault.message}", text) for text in differences), differences
 
 
 @pytest.mark.parametrize("variant", ALL)
@@ -291,7 +295,7 @@ def test_sound_export_is_all_the_checkpoints(load, checkpoint, variant):
 def test_lost_bias_is_named(load, checkpoint):
     """The addition of a bias is left out; zeros may be."""
     model = load(PLAIN)
-    add = next(one for one in model.graph.node if one.name == "/encoder/layer.0/intermediate/dense/Add")
+    add = next(node for node in model.graph.node if node.name == "/encoder/layer.0/intermediate/dense/Add")
     for node in model.graph.node:
         for index, read in enumerate(node.input):
             if read == add.output[0]:
@@ -304,11 +308,11 @@ def test_lost_bias_is_named(load, checkpoint):
 
 def test_bias_of_another_layer_instead_of_its_own_is_named(load, checkpoint):
     model = load(PLAIN)
-    other = BIAS.replace("layer.0", "layer.1")
+    namesake = BIAS.replace("layer.0", "layer.1")
     for node in model.graph.node:
         for index, read in enumerate(node.input):
-            node.input[index] = other if read == BIAS else read
-    assert [one.tensor for one in weights.compare(checkpoint, model).differences] == [BIAS]
+            node.input[index] = namesake if read == BIAS else read
+    assert [difference.tensor for difference in weights.compare(checkpoint, model).differences] == [BIAS]
 
 
 def test_wrong_row_of_a_tied_copy_is_named(load, checkpoint):
@@ -319,8 +323,8 @@ def test_wrong_row_of_a_tied_copy_is_named(load, checkpoint):
     model.graph.initializer.append(numpy_helper.from_array(copy, "onnx::MatMul_999"))
     reads = ["last_hidden_state", "onnx::MatMul_999"]
     model.graph.node.append(helper.make_node("MatMul", reads, ["x"], "/head/MatMul"))
-    (wrong,) = weights.compare(checkpoint, model).differences
-    assert re.match(f"{WORDS} row 42 of 1000x32 is not .*; in the graph: onnx::MatMul_999", str(wrong))
+    (difference,) = weights.compare(checkpoint, model).differences
+    assert re.match(f"{WORDS} row 42 of 1000x32 is not .*; in the graph: onnx::MatMul_999", str(difference))
 
 
 def test_copy_that_pytorch_does_not_read_may_be_anything(load, checkpoint):
@@ -375,12 +379,14 @@ def test_checkpoint_with_a_prefix_and_old_names_is_the_same(load, checkpoint, va
 
 @pytest.mark.parametrize("variant", ALL)
 @pytest.mark.parametrize("tensor", [BIAS, "embeddings.LayerNorm.weight"])
-def test_fault_is_named_as_a_checkpoint_with_a_prefix_and_old_names_has_it(load, checkpoint, other, variant, tensor):
+def test_fault_is_named_as_a_checkpoint_with_a_prefix_and_old_names_has_it(
+    load, checkpoint, other_checkpoint, variant, tensor
+):
     model = load(variant)
-    another_seed(Plant(model, checkpoint, other), tensor)
-    (wrong,) = weights.compare(renamed(checkpoint), model).differences
+    another_seed(Plant(model, checkpoint, other_checkpoint), tensor)
+    (difference,) = weights.compare(renamed(checkpoint), model).differences
     (name,) = renamed({tensor: ()})
-    assert str(wrong).startswith(f"{name} is not the checkpoint's: another revision?")
+    assert str(difference).startswith(f"{name} is not the checkpoint's: another revision?")
 
 
 # ------------------------------------------------------------------------------ without names
@@ -389,10 +395,10 @@ def test_fault_is_named_as_a_checkpoint_with_a_prefix_and_old_names_has_it(load,
 def nameless(model):
     """Rename every tensor and node, as tools do that slim graphs; the quantizer's suffixes stay."""
     names = {}
-    for one in model.graph.initializer:
-        suffix = next((end for end in ("_quantized", "_scale", "_zero_point") if one.name.endswith(end)), "")
-        base = names.setdefault(one.name.removesuffix(suffix), f"w{len(names)}")
-        names[one.name] = one.name = base + suffix
+    for tensor in model.graph.initializer:
+        suffix = next((end for end in ("_quantized", "_scale", "_zero_point") if tensor.name.endswith(end)), "")
+        base = names.setdefault(tensor.name.removesuffix(suffix), f"w{len(names)}")
+        names[tensor.name] = tensor.name = base + suffix
     for node in model.graph.node:
         node.name = ""
         for index, read in enumerate(node.input):
@@ -408,27 +414,27 @@ def test_sound_export_without_names_is_all_the_checkpoints(load, checkpoint, var
 
 @pytest.mark.parametrize("variant", ALL)
 @pytest.mark.parametrize(
-    ("plant", "tensor", "says"),
+    ("plant", "tensor", "message"),
     [
         (wrong_row, WORDS, "row 123 of 1000x32 is not the checkpoint's"),
         (exponent_bit, DENSE, "row .* of 32x32 is not the checkpoint's"),
         (another_seed, DENSE, "is nowhere in the graph and a tensor of its shape has other values: another revision"),
         (another_seed, BIAS, "is (nowhere in the graph and a tensor of its shape has other values|lost)"),
     ],
-    ids=lambda one: getattr(one, "__name__", ""),
+    ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_fault_is_found_without_names(load, checkpoint, other, variant, plant, tensor, says):
+def test_fault_is_found_without_names(load, checkpoint, other_checkpoint, variant, plant, tensor, message):
     model = load(variant)
-    plant(Plant(model, checkpoint, other), tensor)
-    differences = [str(one) for one in weights.compare(checkpoint, nameless(model)).differences]
-    assert any(re.match(f"{re.escape(tensor)} {says}", one) for one in differences), differences
+    plant(Plant(model, checkpoint, other_checkpoint), tensor)
+    differences = [str(difference) for difference in weights.compare(checkpoint, nameless(model)).differences]
+    assert any(re.match(f"{re.escape(tensor)} {message}", text) for text in differences), differences
 
 
 @pytest.mark.parametrize("variant", [O2, O2_QUANTIZED])
-def test_order_in_fused_attention_is_known_without_names(load, checkpoint, other, variant):
+def test_order_in_fused_attention_is_known_without_names(load, checkpoint, other_checkpoint, variant):
     model = load(variant)
-    Plant(model, checkpoint, other).swap(QUERY, KEY)
-    tensors = [one.tensor for one in weights.compare(checkpoint, nameless(model)).differences]
+    Plant(model, checkpoint, other_checkpoint).swap(QUERY, KEY)
+    tensors = [difference.tensor for difference in weights.compare(checkpoint, nameless(model)).differences]
     assert tensors == [QUERY, KEY]
 
 
@@ -441,36 +447,38 @@ def test_fp16_is_the_checkpoints_when_cast(load, checkpoint):
 
     tiny = checkpoint | {BIAS: np.geomspace(1e-9, 1, 64, dtype=np.float32)}
     model = load(PLAIN)
-    bias = next(one for one in model.graph.initializer if one.name == BIAS)
+    bias = next(tensor for tensor in model.graph.initializer if tensor.name == BIAS)
     bias.CopyFrom(numpy_helper.from_array(tiny[BIAS], BIAS))
     half = convert_float_to_float16(model)
-    assert sum(one.data_type == TensorProto.FLOAT16 for one in half.graph.initializer) >= 37
+    assert sum(tensor.data_type == TensorProto.FLOAT16 for tensor in half.graph.initializer) >= 37
     compared = weights.compare(tiny, half)
     assert (compared.differences, compared.unknown, compared.share) == ((), (), 1)
-    words = next(one for one in half.graph.initializer if one.name == WORDS)
+    words = next(tensor for tensor in half.graph.initializer if tensor.name == WORDS)
     values = numpy_helper.to_array(words).copy()
     values[7, 7] = np.nextafter(values[7, 7], np.float16(9))
     words.CopyFrom(numpy_helper.from_array(values, WORDS))
-    (wrong,) = weights.compare(tiny, half).differences
-    assert str(wrong).startswith(f"{WORDS} row 7 of 1000x32 is not the checkpoint's (1 of 32000")
+    (difference,) = weights.compare(tiny, half).differences
+    assert str(difference).startswith(f"{WORDS} row 7 of 1000x32 is not the checkpoint's (1 of 32000")
 
 
 def graph_of(operator, **arrays):
     """A graph of one node, whose first input is activations."""
     tensors = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
-    made = helper.make_node(operator, ["hidden", *arrays], ["out"], f"/folded/{operator}")
-    return helper.make_model(helper.make_graph([made], "one", [], [], tensors))
+    node = helper.make_node(operator, ["hidden", *arrays], ["out"], f"/folded/{operator}")
+    return helper.make_model(helper.make_graph([node], "graph", [], [], tensors))
 
 
-@pytest.mark.parametrize("fold", [lambda one: one + 1, lambda one: one.reshape(2, 1, 16)], ids=["one-more", "heads"])
+@pytest.mark.parametrize(
+    "fold", [lambda array: array + 1, lambda array: array.reshape(2, 1, 16)], ids=["plus-one", "heads"]
+)
 def test_what_exporters_fold_is_recognised(fold):
     """1 + weight of Gemma's norms; DeBERTa's biases, split into heads."""
     vector = np.random.default_rng(6).normal(size=32).astype(np.float32)
     assert weights.compare({"norm.weight": vector}, graph_of("Mul", c=fold(vector))).share == 1
     damaged = fold(vector).copy()
     damaged.flat[3] += 0.5
-    (wrong,) = weights.compare({"norm.weight": vector}, graph_of("Mul", c=damaged)).differences
-    assert re.match(r"norm.weight .*\(1 of 32 elements, largest difference 0.5\)", str(wrong))
+    (difference,) = weights.compare({"norm.weight": vector}, graph_of("Mul", c=damaged)).differences
+    assert re.match(r"norm.weight .*\(1 of 32 elements, largest difference 0.5\)", str(difference))
 
 
 def test_weight_that_is_stored_inputs_first_is_not_transposed(tmp_path):
@@ -483,9 +491,11 @@ def test_weight_that_is_stored_inputs_first_is_not_transposed(tmp_path):
     model, tensors = onnx.load(folders[1] / "model.onnx"), read_tensors(folders[0])
     compared = weights.compare(tensors, model)
     assert (compared.differences, compared.share) == ((), 1)
-    one = next(one for one in model.graph.initializer if one.name.endswith("h.1.attn.c_proj.weight"))
-    one.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(one).T.copy(), one.name))
-    assert [str(one) for one in weights.compare(tensors, model).differences] == ["h.1.attn.c_proj.weight is transposed"]
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name.endswith("h.1.attn.c_proj.weight"))
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight).T.copy(), weight.name))
+    assert [str(difference) for difference in weights.compare(tensors, model).differences] == [
+        "h.1.attn.c_proj.weight is transposed"
+    ]
 
 
 # ------------------------------------------------------------------------------ reading, judging
@@ -498,10 +508,10 @@ def test_checkpoints_are_read_widened_and_from_shards(tmp_path):
     save_file({"layers.0.w1": floats}, tmp_path / "consolidated.safetensors")  # the same, as Mistral names it
     index = {"weight_map": {"a.weight": "model-1.safetensors", "b.weight": "model-2.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    found = read_tensors(tmp_path)
-    assert {name: array.dtype for name, array in found.items()} == {"a.weight": np.float32, "b.weight": np.float32}
-    assert np.array_equal(found["a.weight"], floats.astype(ml_dtypes.bfloat16).astype(np.float32))
-    assert np.array_equal(found["b.weight"], floats.astype(np.float16).astype(np.float32))
+    tensors = read_tensors(tmp_path)
+    assert {name: array.dtype for name, array in tensors.items()} == {"a.weight": np.float32, "b.weight": np.float32}
+    assert np.array_equal(tensors["a.weight"], floats.astype(ml_dtypes.bfloat16).astype(np.float32))
+    assert np.array_equal(tensors["b.weight"], floats.astype(np.float16).astype(np.float32))
 
 
 def test_pickled_checkpoints_are_read_without_pytorch(tmp_path):
@@ -513,10 +523,10 @@ def test_pickled_checkpoints_are_read_without_pytorch(tmp_path):
     }  # fmt: skip
     torch.save(state, tmp_path / "pytorch_model.bin")
     torch.save({"weight": base}, tmp_path / COLBERT_FILE)
-    found = read_tensors(tmp_path)
-    assert found.keys() == {"x.weight", "x.bias", "half", "colbert_linear.weight"}
+    tensors = read_tensors(tmp_path)
+    assert tensors.keys() == {"x.weight", "x.bias", "half", "colbert_linear.weight"}
     for name in ("x.weight", "x.bias", "half"):
-        assert np.array_equal(found[name], state[name].detach().float().numpy())
+        assert np.array_equal(tensors[name], state[name].detach().float().numpy())
 
 
 def test_unreadable_checkpoints_say_why(tmp_path):
@@ -546,17 +556,19 @@ def test_pickled_code_is_not_run(tmp_path):
     assert not (tmp_path / "mark").exists()
 
 
-def test_check_names_model_variant_and_tensor_first(folders, load, checkpoint, other):
-    said = []
+def test_check_names_model_variant_and_tensor_first(folders, load, checkpoint, other_checkpoint):
+    findings = []
     model = load(PLAIN)
     case = SimpleNamespace(subject=SimpleNamespace(name="tiny"), variant=SimpleNamespace(name=PLAIN), graph=model)
-    test_weights.test_weights_are_the_checkpoints(case, None, folders["checkpoint"], said.append)
-    assert said[0].startswith("37 of 37 tensors, 100.00% of their elements, are the checkpoint's; not in the graph: po")
-    wrong_row(Plant(model, checkpoint, other), WORDS)
+    test_weights.test_weights_are_the_checkpoints(case, None, folders["checkpoint"], findings.append)
+    assert findings[0].startswith(
+        "37 of 37 tensors, 100.00% of their elements, are the checkpoint's; not in the graph: po"
+    )
+    wrong_row(Plant(model, checkpoint, other_checkpoint), WORDS)
     with pytest.raises(
         pytest.fail.Exception, match=rf"^tiny plain: {WORDS} row 123 of 1000x32 is not the checkpoint's"
     ):
-        test_weights.test_weights_are_the_checkpoints(case, None, folders["checkpoint"], said.append)
+        test_weights.test_weights_are_the_checkpoints(case, None, folders["checkpoint"], findings.append)
 
 
 def test_check_of_an_unreadable_checkpoint_is_unsupported(tmp_path):
