@@ -1,4 +1,4 @@
-"""What the recipe steps make, and what Optimum makes of the same: on a tiny seeded model."""
+"""Artifacts that the recipe steps make of a tiny seeded model, and what Optimum makes of the same."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -30,21 +30,19 @@ MACHINE = hardware.detect()
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """Return a function: variant name -> folder of the tiny embedder's artifact."""
-    built = Store(tmp_path_factory.mktemp("store"))
+    store = Store(tmp_path_factory.mktemp("store"))
     root = recipes.prepare("tiny", Checkpoint(None, None, "sha256:" + "0" * 64), "seeded:bert@7")
 
     def folder(variant):
-        step = recipes.plan("tiny", VARIANT[variant], root, "feature-extraction", MACHINE)
-        for one in step.lineage():
-            artifact = built.run(one)
-        return artifact.folder
+        plan = recipes.plan("tiny", VARIANT[variant], root, "feature-extraction", MACHINE)
+        return [store.run(step) for step in plan.lineage()][-1].folder
 
     return folder
 
 
 def initializers(folder):
     model = onnx.load(folder / "model.onnx")
-    return {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer}
+    return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
 
 
 def operators(folder):
@@ -52,37 +50,37 @@ def operators(folder):
 
 
 def test_optimum_still_cannot_quantize_a_fused_graph(tiny, tmp_path):
-    """The day this fails, `quantize-fused` can go, and all variants are Optimum's again."""
+    """When this fails, the link `quantize-fused` is no longer needed, and Optimum can make all variants."""
     with pytest.raises(RuntimeError, match="Unable to find data type for weight_name"):
         quantize.quantize([tiny("O2")], tmp_path, {**vars(MACHINE.int8)})
 
 
 @pytest.mark.parametrize("variant", ["O2-quantized", "O3-quantized"])
 def test_fused_graphs_are_quantized(tiny, variant):
-    made = operators(tiny(variant))
-    assert "SkipLayerNormalization" in made
-    assert made & {"MatMulIntegerToFloat", "MatMulInteger", "QAttention", "DynamicQuantizeMatMul"}
+    kinds = operators(tiny(variant))
+    assert "SkipLayerNormalization" in kinds
+    assert kinds & {"MatMulIntegerToFloat", "MatMulInteger", "QAttention", "DynamicQuantizeMatMul"}
 
 
-def test_both_quantizers_make_the_same_of_an_unfused_graph(tiny, tmp_path):
-    """The same weights; Optimum also quantizes the products of two activations, two per layer of attention."""
+def test_both_quantizers_agree_on_an_unfused_graph(tiny, tmp_path):
+    """The weights are equal; Optimum also quantizes the products of two activations, two per layer of attention."""
     quantize_fused([tiny("plain")], tmp_path, {**vars(MACHINE.int8)})
-    ours, theirs = initializers(tmp_path), initializers(tiny("quantized"))
-    assert ours.keys() == theirs.keys()
-    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    direct, by_optimum = initializers(tmp_path), initializers(tiny("quantized"))
+    assert direct.keys() == by_optimum.keys()
+    assert all(np.array_equal(direct[name], by_optimum[name]) for name in direct)
     counts = [added_operators(onnx.load(folder / "model.onnx")) for folder in (tmp_path, tiny("quantized"))]
-    assert [one["MatMulInteger"] for one in counts] == [12, 16]
+    assert [count["MatMulInteger"] for count in counts] == [12, 16]
 
 
 def test_optimizing_deletes_only_the_private_copy(tiny):
-    """The optimizer removes external data of the file that it read; the stored export stays whole."""
+    """The optimizer deletes external data of the file that it reads; the stored export stays whole."""
     plain = tiny("plain")
     tiny("O2")
     manifest.verify(plain.name, plain)
 
 
 def test_identical_recipes_share_an_artifact():
-    """Tiers with the same int8 parameters share one key; avx2 has its own."""
+    """Tiers with the same int8 parameters share a key; avx2 has its own."""
     root = Checkpoint(Path(), None, "sha256:" + "1" * 64)
 
     def key(tier):
@@ -111,8 +109,15 @@ def test_O4_is_unsupported_without_cuda():
     assert "only casts to fp16" in reason
 
 
+def test_overflow_is_known_of_quantized_variants_alone():
+    machine = Machine("x86_64", "avx512", "avx512", "", 1, 1, 0, ("CPUExecutionProvider",))
+    overflowing = {name for name, variant in VARIANT.items() if variant.overflows(machine)}
+    quantized = {name for name, variant in VARIANT.items() if variant.quantizes}
+    assert overflowing == quantized - {"quantized-u8", "quantized-s8-reduced"}
+
+
 def test_runtime_refuses_missing_inputs(tiny):
-    """Raw ONNX Runtime is given what the tokenizer made, and nothing is filled in with zeros."""
+    """Raw ONNX Runtime gets what the tokenizer makes, and nothing is filled in with zeros."""
     runtime = OnnxRuntime(tiny("plain") / "model.onnx", 1)
     feeds = {name: np.ones((1, 4), np.int64) for name in runtime.inputs if name != "token_type_ids"}
     with pytest.raises(KeyError, match="token_type_ids"):
@@ -120,25 +125,24 @@ def test_runtime_refuses_missing_inputs(tiny):
 
 
 @pytest.mark.parametrize(
-    ("lost", "message"),
+    ("missing", "message"),
     [
         ("pooler.dense.weight", ""),
         ("encoder.layer.1.output.dense.bias", "the checkpoint lacks encoder.layer.1.output.dense.bias, and"),
     ],
 )
-def test_weights_that_transformers_would_make_up_are_refused(tmp_path, lost, message):
-    """No task reads the pooler of a bare encoder."""
-    (tmp_path / "cut").mkdir()
-    seeded.make([], tmp_path / "cut", {"architecture": "bert", "seed": 7, "auto_class": "AutoModel", "labels": 1})
-    weights = load_file(tmp_path / "cut" / "model.safetensors")
-    del weights[lost]
-    save_file(weights, tmp_path / "cut" / "model.safetensors", {"format": "pt"})
+def test_weights_that_transformers_would_invent_are_refused(tmp_path, missing, message):
+    """A missing pooler is accepted, since no task reads the one of a bare encoder."""
+    seeded.make([], tmp_path, {"architecture": "bert", "seed": 7, "auto_class": "AutoModel", "labels": 1})
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights[missing]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
     with pytest.raises(ValueError, match=message) if message else nullcontext():
-        TorchRuntime(tmp_path / "cut", "AutoModel", 1)
+        TorchRuntime(tmp_path, "AutoModel", 1)
 
 
 def test_padding_side_and_pooling():
-    """Left padding puts tokens at the end; mean pooling counts only them, CLS and last take their ends."""
+    """Left padding puts tokens at the end; mean pooling counts tokens alone, CLS takes the first and last the last."""
     encoded = Encoded(
         {"input_ids": np.arange(1, 6), "attention_mask": np.ones(5, np.int64)},
         np.array([0, 2, 5]), {"input_ids": 0, "attention_mask": 0}, "left",

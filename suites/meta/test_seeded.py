@@ -1,10 +1,11 @@
-"""Seeded checkpoints: the same on every machine, and as their families are."""
+"""Seeded checkpoints: the same on every machine, and like the real checkpoints of their families."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
+from fixtures.arrays import rms
 from fixtures.export.seeded import ARCHITECTURES, OUTLIER_EVERY, OUTLIER_SCALE, POSITIONS, make
 from fixtures.scoring.probes import ANSWERS, PAIRS, TEXTS, fill
 
@@ -14,13 +15,13 @@ transformers = pytest.importorskip("transformers")
 
 @dataclass(frozen=True)
 class Family:
-    """What a real checkpoint of an architecture is like.
+    """Properties of a real checkpoint of an architecture.
 
     Attributes:
         auto_class: one with a head, where the zoo uses one.
-        pair: what its tokenizer makes of the pair ("yes", "no"), with Y and N for the texts' own tokens.
-        slow: probes at which the slow tokenizer differs; None where there is no slow tokenizer.
-        labels: how many the head has.
+        pair: tokens of the pair ("yes", "no"), with Y and N for those of the texts themselves.
+        slow: ids of probes that the slow tokenizer tokenises otherwise; None where there is no slow tokenizer.
+        labels: number of labels of the head.
     """
 
     auto_class: str
@@ -29,7 +30,7 @@ class Family:
     labels: int = 3
 
 
-# tokenizers composes marks otherwise than SentencePiece: huggingface/tokenizers#2116.
+# The library tokenizers composes marks otherwise than SentencePiece: huggingface/tokenizers#2116.
 MARKS = frozenset({"combining", "zalgo"})
 FAMILIES = {
     "bert": Family("AutoModel", "[CLS] Y [SEP] N [SEP]"),
@@ -43,20 +44,20 @@ FAMILIES = {
     "gpt2": Family("AutoModelForCausalLM", "Y N"),
     "qwen3": Family("AutoModelForCausalLM", "Y N <|endoftext|>"),
 }
-SAME = ({"en-upper", "en-lower"}, {"zero-width", "visible"}, {"combining", "precomposed"}, {"empty", "space"})
-"""Probes that a tokenizer may take for one: lower-casing, control characters, composition, blanks."""
+SAME_IDS = ({"en-upper", "en-lower"}, {"zero-width", "visible"}, {"combining", "precomposed"}, {"empty", "space"})
+"""Probes that a tokenizer may give the same ids: for lower-casing, control characters, composition, blanks."""
 
 every_architecture = pytest.mark.parametrize("name", FAMILIES)
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """Return a function: architecture, auto class -> folder of its checkpoint with seed 7."""
+    """Return a function: architecture, auto class, seed, number of the build -> folder of the checkpoint."""
     folders = {}
 
-    def folder(name, auto_class=None, seed=7, again=False):
+    def folder(name, auto_class=None, seed=7, build=1):
         auto_class = auto_class or FAMILIES[name].auto_class
-        key = (name, auto_class, seed, again)
+        key = (name, auto_class, seed, build)
         if key not in folders:
             folders[key] = tmp_path_factory.mktemp(name)
             parameters = {"architecture": name, "seed": seed, "auto_class": auto_class, "labels": FAMILIES[name].labels}
@@ -71,7 +72,7 @@ def load(built):
     """Return a function: architecture -> its tokenizer and its model, as a user loads them."""
     loaded = {}
 
-    def both(name, auto_class=None):
+    def tokenizer_and_model(name, auto_class=None):
         key = (name, auto_class)
         if key not in loaded:
             folder = built(name, auto_class)
@@ -81,7 +82,7 @@ def load(built):
             loaded[key] = transformers.AutoTokenizer.from_pretrained(folder), model.eval()
         return loaded[key]
 
-    return both
+    return tokenizer_and_model
 
 
 def contents(folder):
@@ -91,12 +92,12 @@ def contents(folder):
 def outputs(model, batch):
     """Return the first output, (batch, length, width) or (batch, width), and all hidden states."""
     with torch.no_grad():
-        found = model(**batch, output_hidden_states=True)
-    return found[0].numpy(), [hidden.numpy() for hidden in found.hidden_states]
+        result = model(**batch, output_hidden_states=True)
+    return result[0].numpy(), [hidden.numpy() for hidden in result.hidden_states]
 
 
 def layers(model):
-    """Yield (name, weight with a row per output) of all linear layers but those that are tied to an embedding."""
+    """Yield (name, weight with a row per output) of all linear layers, except those that are tied to an embedding."""
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
     for name, module in model.named_modules():
         if isinstance(module, (torch.nn.Linear, transformers.Conv1D)) and id(module.weight) not in embeddings:
@@ -108,13 +109,13 @@ def test_every_architecture_has_its_family():
     assert FAMILIES.keys() == {name for name, row in ARCHITECTURES.items() if not row.weight_bytes}
 
 
-# ------------------------------------------------------------------------------------- the same
+# --------------------------------------------------------------------------------------- builds
 
 
 @every_architecture
 def test_same_seed_yields_the_same_bytes(built, name):
-    """Vocabulary included: ids in another order are another model."""
-    first, second = contents(built(name)), contents(built(name, again=True))
+    """The vocabulary is the same too: ids in another order are another model."""
+    first, second = contents(built(name)), contents(built(name, build=2))
     differ = sorted(file for file in first.keys() | second.keys() if first.get(file) != second.get(file))
     assert not differ, f"{name}: {', '.join(differ)} differ between two builds"
 
@@ -130,7 +131,7 @@ def test_another_seed_changes_weights_and_nothing_else(built, name):
 
 
 @every_architecture
-def test_ids_of_configuration_and_tokenizer_agree(load, name):
+def test_probes_by_ids_configuration_and_tokenizer_agree(load, name):
     tokenizer, model = load(name)
     config = model.config
     assert config.vocab_size == len(tokenizer) == model.get_input_embeddings().num_embeddings
@@ -154,27 +155,29 @@ def test_special_tokens_stand_where_the_family_has_them(load, name):
 @every_architecture
 def test_probes_that_differ_have_different_ids(load, name):
     tokenizer, _ = load(name)
-    seen = {}
+    probes_by_ids = {}
     for probe in TEXTS:
         if probe.length is None:
-            seen.setdefault(tuple(tokenizer(probe.text)["input_ids"]), set()).add(probe.id)
-    taken_for_one = [probes for probes in seen.values() if len(probes) > 1 and probes not in SAME]
-    assert not taken_for_one, f"{name}: {taken_for_one}"
+            probes_by_ids.setdefault(tuple(tokenizer(probe.text)["input_ids"]), set()).add(probe.id)
+    collisions = [probes for probes in probes_by_ids.values() if len(probes) > 1 and probes not in SAME_IDS]
+    assert not collisions, f"{name}: {collisions}"
 
 
 @every_architecture
 def test_slow_and_fast_tokenizer_agree(built, load, name):
-    """Of Qwen3 only the fast one appends the token whose vector is the embedding."""
+    """Only Qwen3's fast tokenizer appends the token whose vector is the embedding; its slow one does not."""
     fast, _ = load(name)
     slow = transformers.AutoTokenizer.from_pretrained(built(name), use_fast=False)
     assert slow.is_fast == (FAMILIES[name].slow is None)
     end = [fast.eos_token_id] if name == "qwen3" else []
-    filled = [fill(one, lambda text, pair: len(fast(text, pair)["input_ids"]), POSITIONS) for one in (*TEXTS, *PAIRS)]
+    probes = [
+        fill(probe, lambda text, pair: len(fast(text, pair)["input_ids"]), POSITIONS) for probe in (*TEXTS, *PAIRS)
+    ]
+    slow_end = [] if slow.is_fast else end
     differ = {
-        one.id
-        for one in filled
-        if slow(one.text, one.pair)["input_ids"] + (end if not slow.is_fast else [])
-        != fast(one.text, one.pair)["input_ids"]
+        probe.id
+        for probe in probes
+        if slow(probe.text, probe.pair)["input_ids"] + slow_end != fast(probe.text, probe.pair)["input_ids"]
     }
     assert differ == (FAMILIES[name].slow or frozenset())
 
@@ -184,16 +187,16 @@ def test_slow_and_fast_tokenizer_agree(built, load, name):
 
 @every_architecture
 def test_outputs_differ_where_texts_differ(load, name):
-    """No two texts are alike by less than fp32 loses, and the outputs vary by more than int8 does."""
+    """Any two texts differ by more than fp32 loses, and the outputs vary by more than int8 loses."""
     tokenizer, model = load(name)
     texts = {tuple(tokenizer(probe.text)["input_ids"]): probe for probe in TEXTS if probe.length is None}
     probes = [probe for ids, probe in texts.items() if 0 < len(ids) <= POSITIONS]
     batch = tokenizer([probe.text for probe in probes], padding=True, return_tensors="pt")
-    found, hidden = outputs(model, batch)
+    scores, hidden = outputs(model, batch)
     distance = distances(hidden[-1], batch) + np.eye(len(probes))
-    one, other = np.unravel_index(distance.argmin(), distance.shape)
-    assert distance.min() > 1e-3, f"{name}: {probes[one].id} and {probes[other].id} differ by {distance.min():.1e}"
-    assert np.median(distances(found, batch)) > 0.03, f"{name}: its outputs hardly vary"
+    first, second = np.unravel_index(distance.argmin(), distance.shape)
+    assert distance.min() > 1e-3, f"{name}: {probes[first].id} and {probes[second].id} differ by {distance.min():.1e}"
+    assert np.median(distances(scores, batch)) > 0.03, f"{name}: its outputs hardly vary"
 
 
 def distances(values, batch):
@@ -207,14 +210,14 @@ def distances(values, batch):
 
 @pytest.mark.parametrize("auto_class", ["AutoModel", None], ids=["encoder", "with-head"])
 @every_architecture
-def test_activations_stay_sane(load, name, auto_class):
-    """Neither vanish nor explode, so that errors of int8 and fp16 are those of the formats."""
+def test_activations_neither_vanish_nor_explode(load, name, auto_class):
+    """Errors of int8 and fp16 are then those of the formats."""
     tokenizer, model = load(name, auto_class)
     batch = tokenizer(TEXTS[0].text, return_tensors="pt")
-    found, hidden = outputs(model, batch)
-    assert np.isfinite(found).all()
-    for number, one in enumerate(hidden):
-        scale = float(np.sqrt(np.square(one).mean()))
+    scores, hidden = outputs(model, batch)
+    assert np.isfinite(scores).all()
+    for number, state in enumerate(hidden):
+        scale = rms(state)
         assert 0.2 < scale < 10, f"{name}: hidden state {number} has a scale of {scale:.3g}"
 
 
@@ -223,31 +226,33 @@ def test_activations_stay_sane(load, name, auto_class):
 def test_gains_are_about_one_and_layers_have_outliers(load, name, auto_class):
     _, model = load(name, auto_class)
     gains = {
-        key: one.detach().mean().item() for key, one in model.named_parameters() if one.ndim == 1 and "weight" in key
+        key: parameter.detach().mean().item()
+        for key, parameter in model.named_parameters()
+        if parameter.ndim == 1 and "weight" in key
     }
     assert gains == pytest.approx(dict.fromkeys(gains, 1), abs=0.15)
     for key, weight in layers(model):
         columns = np.sqrt(np.square(weight).mean(axis=0) * weight.shape[1])
-        plain = np.delete(columns, np.arange(0, len(columns), OUTLIER_EVERY))
-        assert np.sqrt(np.square(plain).mean()) == pytest.approx(1, rel=0.4), f"{name}: {key}"
-        if len(weight) > 8:  # of fewer rows, the scale is chance
-            assert columns[0] > OUTLIER_SCALE / 2 * np.median(plain), f"{name}: {key}"
+        ordinary = np.delete(columns, np.arange(0, len(columns), OUTLIER_EVERY))
+        assert rms(ordinary) == pytest.approx(1, rel=0.4), f"{name}: {key}"
+        if len(weight) > 8:  # the scale of fewer rows is chance
+            assert columns[0] > OUTLIER_SCALE / 2 * np.median(ordinary), f"{name}: {key}"
 
 
 @pytest.mark.parametrize("name", ["roberta", "xlm_roberta", "mpnet"])
 def test_positions_start_behind_the_padding_id(load, name):
     tokenizer, model = load(name, "AutoModel")
     assert tokenizer.pad_token_id == 1
-    seen = []
+    positions = []
     hook = model.embeddings.position_embeddings.register_forward_pre_hook(
-        lambda _, arguments: seen.append(arguments[0])
+        lambda _, arguments: positions.append(arguments[0])
     )
     text = torch.full((2, POSITIONS), tokenizer.unk_token_id)
     text[1, :5] = tokenizer.pad_token_id
     outputs(model, {"input_ids": text, "attention_mask": (text != tokenizer.pad_token_id).long()})
     hook.remove()
-    assert seen[0][0].tolist() == list(range(2, POSITIONS + 2))
-    assert seen[0][1].tolist() == [1] * 5 + list(range(2, POSITIONS - 3))
+    assert positions[0][0].tolist() == list(range(2, POSITIONS + 2))
+    assert positions[0][1].tolist() == [1] * 5 + list(range(2, POSITIONS - 3))
     with pytest.raises(IndexError):
         outputs(model, {"input_ids": torch.full((1, POSITIONS + 1), tokenizer.unk_token_id)})
 
@@ -256,8 +261,8 @@ def test_positions_start_behind_the_padding_id(load, name):
 def test_positions_hold_the_maximum_length(load, name):
     tokenizer, model = load(name)
     assert tokenizer.model_max_length == POSITIONS
-    found, _ = outputs(model, {"input_ids": torch.full((1, POSITIONS), tokenizer.convert_tokens_to_ids("a"))})
-    assert np.isfinite(found).all()
+    scores, _ = outputs(model, {"input_ids": torch.full((1, POSITIONS), tokenizer.convert_tokens_to_ids("a"))})
+    assert np.isfinite(scores).all()
 
 
 @pytest.mark.parametrize("labels", [1, 4])
