@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from fixtures.build.remote import SECRET, Remote, Unreachable
-from fixtures.build.store import Store, StoreError
+from fixtures.build.step import Step, step_function
+from fixtures.build.store import Event, Store, StoreError
+from fixtures.build.workers import build_all
 from suites.meta.house import EMBEDDER, FEW, LOOSE, House
 
 KEY, OTHER = "0" * 32, "1" * 32
@@ -80,7 +82,7 @@ def test_artifact_is_made_once_for_all_machines(bucket, tmp_path):
     assert (second.folder / "below" / "more.json").read_text() == "{}"
     assert Store(tmp_path / "there").find(KEY) == second
     assert there.find(OTHER) is None
-    assert there.said == []
+    assert there.notices == []
     assert not list((tmp_path / "there" / "partial").iterdir())
 
 
@@ -109,7 +111,7 @@ def test_upload_that_breaks_off_leaves_nothing(bucket, tmp_path, monkeypatch):
     assert not [file for file in files.rglob("*") if file.is_file()]
     shared = Store(tmp_path / "other", url)
     assert (shared.build(KEY, {}, write("one")).folder / "model.onnx").exists()
-    assert shared.said[0].endswith("the network is gone; it stays on this machine")
+    assert str(shared.notices[0]).endswith("the network is gone; it stays on this machine")
 
 
 def objects(bucket):
@@ -158,7 +160,7 @@ def test_damaged_or_forged_object_is_refused_and_made_anew(bucket, tmp_path, dam
     there = Store(tmp_path / "there", url)
     built = there.build(KEY, {}, write("one"))
     assert built.digest == good.digest
-    assert re.search(f"has artifact {KEY}, and it was refused: .*({why})", there.said[0])
+    assert re.search(f"has artifact {KEY}, and it was refused: .*({why})", str(there.notices[0]))
     assert not (tmp_path / "outside").exists()
     assert Store(tmp_path / "third", url).build(KEY, {}, never).digest == good.digest, "the good one was sent"
 
@@ -170,7 +172,7 @@ def test_object_of_another_key_is_refused(bucket, tmp_path):
     file.rename(file.with_name(f"{OTHER}.tar"))
     there = Store(tmp_path / "there", url)
     assert there.find(OTHER) is None
-    assert f"it is artifact {KEY}" in there.said[0]
+    assert f"it is artifact {KEY}" in there.notices[0].reason
 
 
 def test_shared_secret_refuses_what_was_made_up_whole(bucket, tmp_path, monkeypatch):
@@ -180,13 +182,32 @@ def test_shared_secret_refuses_what_was_made_up_whole(bucket, tmp_path, monkeypa
     monkeypatch.setenv(SECRET, "between us")
     there = Store(tmp_path / "there", url)
     assert there.find(KEY) is None
-    assert "is not signed with the secret in EXPORTGATE_STORE_SECRET" in there.said[0]
+    assert "is not signed with the secret in EXPORTGATE_STORE_SECRET" in there.notices[0].reason
     there.build(KEY, {}, write("one"))
     assert (Store(tmp_path / "third", url).build(KEY, {}, never).folder / "model.onnx").read_text() == "one"
     file = objects(bucket)
     change = {"model.onnx": b"six", "manifest.json": json.dumps({"key": KEY}).encode()}
     file.write_bytes(forged(file.read_bytes(), lambda name, text: change.get(name, text)))
     assert Store(tmp_path / "fourth", url).find(KEY) is None
+
+
+@step_function("test_remote:write_model")
+def write_model(inputs, output, parameters):
+    (output / "model.onnx").write_text("one")
+
+
+def test_notice_of_a_worker_process_is_told_with_the_step(bucket, tmp_path):
+    _, url = bucket
+    step = Step(write_model, "a model", ())
+    first = Store(tmp_path / "here", url)
+    first.run(step)
+    objects(bucket).write_bytes(b"no archive")
+    steps_built = []
+    assert build_all(Store(tmp_path / "there", url), [step], 1, steps_built.append) == {}
+    (built,) = steps_built
+    (notice,) = built.notices
+    assert (built.label, notice.event, notice.url, notice.key) == ("a model", Event.REFUSED, url, first.key(step))
+    assert str(built) == f"a model; {url} has artifact {notice.key}, and it was refused: {notice.reason}"
 
 
 @pytest.mark.parametrize(

@@ -255,12 +255,12 @@ def test_measurement_is_made_again_when_its_input_comes_out_otherwise(store, che
 
 def test_store_is_located_by_option_then_environment_then_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("EXPORTGATE_STORE", str(tmp_path / "environment"))
-    assert stores.locate(str(tmp_path / "option")) == Location(tmp_path / "option")
-    assert stores.locate(None) == Location(tmp_path / "environment")
-    assert stores.locate(f"file://{tmp_path}/with%20space") == Location(tmp_path / "with space")
+    assert stores.location_of(str(tmp_path / "option")) == Location(tmp_path / "option")
+    assert stores.location_of(None) == Location(tmp_path / "environment")
+    assert stores.location_of(f"file://{tmp_path}/with%20space") == Location(tmp_path / "with space")
     monkeypatch.delenv("EXPORTGATE_STORE")
-    assert stores.locate(None).root.name == "exportgate"
-    assert stores.locate("s3://bucket/place") == Location(stores.locate(None).root, "s3://bucket/place")
+    assert stores.location_of(None).root.name == "exportgate"
+    assert stores.location_of("s3://bucket/place") == Location(stores.location_of(None).root, "s3://bucket/place")
 
 
 def test_store_that_cannot_be_written_is_refused(tmp_path):
