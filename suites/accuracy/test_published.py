@@ -2,13 +2,17 @@
 
 import pytest
 
-from fixtures.gate.session import inapplicable
+from fixtures.gate.subject import Subject
+from fixtures.plugin.outcomes import inapplicable
+from fixtures.scoring.published import ReproducedScore
 from fixtures.scoring.published_scores import misses
 
+pytestmark = pytest.mark.scores
 
-def test_published_scores_are_reproduced(subject, published):
+
+def test_published_scores_are_reproduced(subject: Subject, published: list[ReproducedScore]) -> None:
     """PyTorch scores as was published of the checkpoint, with the task and settings of model.toml."""
     if not subject.published:
         inapplicable(f"{subject.name} has no published.toml")
-    if wrong := misses(subject.name, subject.published, published):
-        pytest.fail("\n".join(wrong), pytrace=False)
+    if missed := misses(subject.name, subject.published, published):
+        pytest.fail("\n".join(missed), pytrace=False)

@@ -1,12 +1,17 @@
 """The gate for a model update: a new checkpoint still means what the approved one meant."""
 
-from fixtures.gate.session import inapplicable
+import pytest
+
+from fixtures.gate.session import Gate
+from fixtures.gate.subject import Subject
 from fixtures.gate.verdicts import judge_update
+from fixtures.plugin.outcomes import require
+from fixtures.scoring.update import Update
+
+pytestmark = pytest.mark.scores
 
 
-def test_update_keeps_its_meaning(subject, reference, gate):
+def test_update_keeps_its_meaning(subject: Subject, update: Update, gate: Gate) -> None:
     """A candidate moves what people built on the scores no further than `[update]` allows."""
-    if subject.update is None:
-        inapplicable("no candidate: --candidate MODEL=PATH names one")
-    if not gate.approve:
-        judge_update(subject)
+    if not gate.approving:
+        require(judge_update(subject, update))

@@ -1,17 +1,27 @@
 """Inputs and outputs are exactly the task's: names, types, axes."""
 
+import onnx
+import pytest
+
 from fixtures.export.variants import EXPORT_FP16
+from fixtures.gate.case import Case
 from fixtures.graphs.graph import input_types, output_types
+from fixtures.plugin.suite_fixtures import NoteFinding
 from fixtures.scoring.ceilings import FP16
+from fixtures.scoring.stress import StressReference
 from fixtures.scoring.tasks import POOLED
 
+pytestmark = pytest.mark.check
 
-def test_inputs_are_what_the_tokenizer_makes(case, stress_reference, finding):
+
+def test_inputs_are_what_the_tokenizer_makes(
+    case: Case, onnx_model: onnx.ModelProto, stress_reference: StressReference, finding: NoteFinding
+) -> None:
     """Every field that the tokenizer makes and the model takes is an input, int64, with free axes; no other is.
 
     Of a ready-made file, int32 is remarked on: its callers have to cast.
     """
-    inputs = {name: kind for name, kind in input_types(case.graph).items() if not name.startswith("past_key_values.")}
+    inputs = {name: one for name, one in input_types(onnx_model).items() if not name.startswith("past_key_values.")}
     missing, unknown = (
         sorted(set(stress_reference.inputs) - inputs.keys()),
         sorted(inputs.keys() - set(stress_reference.inputs)),
@@ -26,10 +36,10 @@ def test_inputs_are_what_the_tokenizer_makes(case, stress_reference, finding):
         assert all(isinstance(axis, str) for axis in axes), f"{case}: input {name} is fixed to {axes}"
 
 
-def test_outputs_are_those_of_the_task(case):
+def test_outputs_are_those_of_the_task(case: Case, onnx_model: onnx.ModelProto) -> None:
     """The outputs that the task scores, in float32 or in what was exported, batch and length free; no other, but the
     past."""
-    outputs = {name: kind for name, kind in output_types(case.graph).items() if not name.startswith("present.")}
+    outputs = {name: one for name, one in output_types(onnx_model).items() if not name.startswith("present.")}
     wanted = {POOLED: ("batch", None)} if case.pools else case.subject.task.outputs
     if case.ready_made:
         outputs = {name: one for name, one in outputs.items() if name in wanted}

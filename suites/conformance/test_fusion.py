@@ -2,23 +2,27 @@
 
 import pytest
 
-from fixtures.gate.session import inapplicable
+from fixtures.gate.case import Case
+from fixtures.gate.session import Gate
+from fixtures.plugin.outcomes import inapplicable, unbaselined
+
+pytestmark = pytest.mark.check
 
 
-def test_operators_are_the_pinned_ones(case, gate):
+def test_operators_are_the_pinned_ones(case: Case, operators: dict[str, int], gate: Gate) -> None:
     """The graph has the fused and integer operators that were approved, in their numbers."""
-    found, pins = case.operators, case.subject.baseline.conformance_file
-    if gate.approve:
+    pins = case.subject.baseline.conformance_file
+    if gate.approving:
         return
     if case.ready_made and case.stored is None:
         inapplicable("a ready-made file need not be fused as exportgate's own export is")
     if pins is None or case.variant.name not in pins.operators:
-        gate.unbaselined(case.subject, "no operators were approved of this variant; record them with --approve")
+        unbaselined(case.subject, "no operators were approved of this variant; record them with --approve")
     pinned = pins.operators[case.variant.name]
     changed = [
-        f"{name}: {pinned.get(name, 0)} -> {found.get(name, 0)}"
-        for name in sorted(pinned.keys() | found.keys())
-        if pinned.get(name, 0) != found.get(name, 0)
+        f"{name}: {pinned.get(name, 0)} -> {operators.get(name, 0)}"
+        for name in sorted(pinned.keys() | operators.keys())
+        if pinned.get(name, 0) != operators.get(name, 0)
     ]
     if changed:
         pytest.fail(
@@ -28,9 +32,9 @@ def test_operators_are_the_pinned_ones(case, gate):
         )
 
 
-def test_optimized_for_gpu_means_fused(case):
+def test_optimized_for_gpu_means_fused(case: Case, operators: dict[str, int]) -> None:
     """O4 without a single fusion is only a cast to fp16, as Optimum makes it where it sees no GPU."""
     if not any(link[:2] == ("optimize", "O4") for link in case.variant.recipe):
         inapplicable("not O4")
-    fused = [name for name in case.operators if name.startswith("com.microsoft")]
+    fused = [name for name in operators if name.startswith("com.microsoft")]
     assert fused, f"{case}: nothing is fused: Optimum saw no GPU and only cast to fp16"

@@ -2,30 +2,36 @@
 
 import numpy as np
 import onnx
+import pytest
 
+from fixtures.arrays import Array
 from fixtures.export.onnx_export import NEWEST_IR, OPSET
-from fixtures.gate.session import inapplicable
+from fixtures.gate.case import Case
 from fixtures.graphs.graph import opsets
+from fixtures.plugin.outcomes import inapplicable
+from fixtures.plugin.suite_fixtures import NoteFinding
 from fixtures.runtimes.profiler import executed_nodes, fallback_nodes
 from fixtures.runtimes.providers import CUDA
 from fixtures.scoring import stress
 
+pytestmark = pytest.mark.check
 
-def test_builds(case):
+
+def test_builds(case: Case) -> None:
     """Optimum and ONNX Runtime can make this variant of this architecture."""
     assert case.file.is_file()
 
 
-def test_graph_is_valid_onnx(case):
+def test_graph_is_valid_onnx(case: Case) -> None:
     """`onnx.checker` accepts the file, external data included."""
     if case.file.suffix != ".onnx":
         inapplicable("it is no ONNX graph")
     onnx.checker.check_model(case.file)
 
 
-def test_versions_are_those_of_the_recipe(case, finding):
+def test_versions_are_those_of_the_recipe(case: Case, onnx_model: onnx.ModelProto, finding: NoteFinding) -> None:
     """The opset is the recipe's, and the IR version one that the oldest supported ONNX Runtime reads."""
-    opset, ir = opsets(case.graph)[""], case.graph.ir_version
+    opset, ir = opsets(onnx_model)[""], onnx_model.ir_version
     if case.ready_made:
         finding(f"opset {opset}, IR version {ir}; exportgate exports opset {OPSET}")
         return
@@ -33,7 +39,7 @@ def test_versions_are_those_of_the_recipe(case, finding):
     assert ir <= NEWEST_IR, f"{case}: IR version {ir}; ONNX Runtime 1.20 reads {NEWEST_IR} at most"
 
 
-def test_raw_onnxruntime_and_optimum_agree(case, optimum):
+def test_raw_onnxruntime_and_optimum_agree(case: Case, optimum: Array) -> None:
     """Plain `InferenceSession` runs the file, and yields what Optimum's own class yields."""
     feeds = case.subject.encoded.feeds(stress.short_probes(case.subject.encoded))
     scores = case.score(feeds)
@@ -42,7 +48,7 @@ def test_raw_onnxruntime_and_optimum_agree(case, optimum):
     assert difference <= allowed, f"{case}: raw ONNX Runtime and Optimum differ by {difference:.3g}"
 
 
-def test_no_node_leaves_the_gpu(case, finding):
+def test_no_node_leaves_the_gpu(case: Case, finding: NoteFinding) -> None:
     """ONNX Runtime's profiler saw every node that computes floats on the GPU; one without a kernel runs elsewhere."""
     if case.provider != CUDA:
         inapplicable("it is not for a GPU")

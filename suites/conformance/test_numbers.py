@@ -5,13 +5,17 @@ import pytest
 import tokenizers
 
 from fixtures.diagnosis.tap import largest_activation
-from fixtures.gate.session import inapplicable
+from fixtures.gate.case import Case
 from fixtures.gate.verdicts import judge_batch
+from fixtures.plugin.outcomes import inapplicable, require
+from fixtures.plugin.suite_fixtures import NoteFinding
 from fixtures.runtimes.profiler import MATRIX_PRODUCTS, executed_nodes
 from fixtures.runtimes.providers import CUDA, OPENVINO_PRECISIONS
 from fixtures.scoring import stress
 from fixtures.scoring.ceilings import BF16
 from fixtures.scoring.stress import EXTREME_INPUTS, tokens_by_norm
+
+pytestmark = pytest.mark.check
 
 RUNS = 3
 ROOM = np.finfo(np.float16).max / 2
@@ -22,14 +26,14 @@ FAR = 5.0
 0.026 of a logit where one token is repeated, and by 0.006 at the worst probe. What overflows errs by more than that."""
 
 
-def test_scores_are_finite_and_differ(scored):
+def test_scores_are_finite_and_differ(scored: Case) -> None:
     """No NaN, no infinity, not all zero, and not one score for everything."""
     assert np.isfinite(scored.scores).all(), f"{scored}: some scores are not finite"
     assert scored.scores.any(), f"{scored}: all scores are zero"
     assert np.ptp(scored.scores, axis=0).max() > 0, f"{scored}: every probe has the same scores"
 
 
-def test_same_input_gives_the_same_bits(case):
+def test_same_input_gives_the_same_bits(case: Case) -> None:
     """Three runs of one session."""
     feeds = case.subject.encoded.feeds(stress.short_probes(case.subject.encoded))
     first, *others = (case.score(feeds) for _ in range(RUNS))
@@ -38,16 +42,16 @@ def test_same_input_gives_the_same_bits(case):
 
 
 @pytest.mark.parametrize("extreme", EXTREME_INPUTS)
-def test_sixteen_bits_hold_extreme_inputs(case, in_fp32, extreme, finding):
+def test_sixteen_bits_hold_extreme_inputs(case: Case, in_fp32: Case, extreme: str, finding: NoteFinding) -> None:
     """Of inputs of extreme embeddings, scores are finite, and near those in fp32."""
     feeds = extremes(in_fp32)[extreme]
     expected, scores = in_fp32.score(feeds), case.score(feeds)
     assert np.isfinite(scores).all(), f"{case}: {extreme}: some scores are not finite: fp16 ends at 65504"
-    error = judge_batch(case, expected, scores, feeds, f"plain, fp32, of the input {extreme}", FAR)
-    finding(f"{extreme}: error {error:.2g}")
+    verdict = require(judge_batch(case, expected, scores, feeds, f"plain, fp32, of the input {extreme}", FAR))
+    finding(f"{extreme}: error {verdict.metrics[case.subject.task.metrics[0]]:.2g}")
 
 
-def test_sixteen_bits_leave_room(case, in_fp32, finding):
+def test_sixteen_bits_leave_room(case: Case, in_fp32: Case, finding: NoteFinding) -> None:
     """No activation that is in fp16 is, computed in fp32, near what that holds; the largest is named."""
     without_a_graph_in_fp16(case)
     largest = largest_activation(in_fp32.file, case.file, list(extremes(in_fp32).values()))
@@ -55,7 +59,7 @@ def test_sixteen_bits_leave_room(case, in_fp32, finding):
     finding(f"the largest activation is {largest.size:.3g} of 65504, {largest.tensor}")
 
 
-def test_sixteen_bits_are_computed_in(case, in_fp32, finding):
+def test_sixteen_bits_are_computed_in(case: Case, in_fp32: Case, finding: NoteFinding) -> None:
     """How many matrix products the provider computes in 16 bits; a processor casts the others to fp32, a GPU has to."""
     without_a_graph_in_fp16(case)
     feeds = case.subject.encoded.feeds(stress.short_probes(case.subject.encoded))

@@ -8,9 +8,12 @@ import numpy as np
 import onnx
 import pytest
 
-from fixtures.gate.session import inapplicable
+from fixtures.gate.case import Case
+from fixtures.plugin.outcomes import inapplicable
 from fixtures.runtimes import opening
 from fixtures.scoring import stress
+
+pytestmark = pytest.mark.check
 
 
 def copied(source, where):
@@ -76,11 +79,11 @@ PLACES = {
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_works_in_another_place(case, place):
+def test_works_in_another_place(case: Case, place: str) -> None:
     """Loaded from there, it yields the same bits."""
     feeds = case.subject.encoded.feeds(stress.short_probes(case.subject.encoded))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         there = PLACES[place](case.artifact.folder, Path(folder)) / case.file.name
-        runtime = opening.open_session(there, case.gate.machine.threads, case.provider)
+        runtime = opening.open_session(there, case.context.machine.threads, case.provider)
         scores = case.subject.task.scores(runtime, feeds, case.subject.scoring)
     assert np.array_equal(scores, case.score(feeds)), f"{case}: other scores when it is {place}"

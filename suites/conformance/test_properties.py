@@ -4,13 +4,17 @@ A failing example ends with a line that can be pasted into a Python prompt in th
 """
 
 import numpy as np
+import pytest
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
-from fixtures.gate.session import inapplicable
-from fixtures.gate.verdicts import ALIKE, judge_batch
+from fixtures.gate.case import Case
+from fixtures.gate.verdicts import TWO_SIDES, judge_batch
+from fixtures.plugin.outcomes import inapplicable, require
 from fixtures.scoring.probes import LONG_TEXT
-from fixtures.scoring.stress import replay_line
+from fixtures.scoring.stress import StressReference, replay_line
+
+pytestmark = pytest.mark.check
 
 # `--hypothesis-profile=elsewhere` draws other texts every time, and `hunt` more of them too.
 chosen = settings.get_current_profile_name()
@@ -29,7 +33,11 @@ def rows_of(case, *texts):
 
 def scored(case, rows):
     """Return tokens, feeds and scores of a batch of texts, and note how to get them again."""
-    note(replay_line(case.file, case.gate.artifact(case.subject.tokens).folder, case.subject.model.settings, rows))
+    note(
+        replay_line(
+            case.file, case.context.artifact(case.subject.plan.tokens).folder, case.subject.model.settings, rows
+        )
+    )
     encoded = case.subject.encode(rows)
     feeds = encoded.feeds(np.arange(len(rows)))
     return encoded, feeds, case.score(feeds)
@@ -42,29 +50,29 @@ def by_row(case, encoded, scores):
 
 @tried
 @given(data=st.data())
-def test_order_of_a_batch_does_not_matter(case, data):
+def test_order_of_a_batch_does_not_matter(case: Case, data: st.DataObject) -> None:
     """A permuted batch yields permuted scores."""
     rows = data.draw(rows_of(case, TEXTS, TEXTS, TEXTS), label="rows")
     order = data.draw(st.permutations(range(len(rows))), label="order")
     encoded, _, scores = scored(case, rows)
     _, feeds, permuted = scored(case, [rows[index] for index in order])
     before = np.concatenate([by_row(case, encoded, scores)[index] for index in order])
-    judge_batch(case, before, permuted, feeds, "the same batch in another order", ALIKE)
+    require(judge_batch(case, before, permuted, feeds, "the same batch in another order", TWO_SIDES))
 
 
 @tried
 @given(data=st.data())
-def test_padding_does_not_matter(case, data):
+def test_padding_does_not_matter(case: Case, data: st.DataObject) -> None:
     """A text scores beside a longer one as it does alone."""
     rows = data.draw(rows_of(case, TEXTS | PAST_THE_LIMIT, TEXTS), label="rows")
     encoded, feeds, scores = scored(case, rows)
     single = np.concatenate([case.score(encoded.feeds(np.array([row]))) for row in range(len(rows))])
-    judge_batch(case, single, scores, feeds, "the same texts alone", ALIKE)
+    require(judge_batch(case, single, scores, feeds, "the same texts alone", TWO_SIDES))
 
 
 @tried
 @given(data=st.data())
-def test_duplicates_score_alike(case, data):
+def test_duplicates_score_alike(case: Case, data: st.DataObject) -> None:
     """A text that comes twice in a batch has one score."""
     rows = data.draw(rows_of(case, TEXTS, TEXTS), label="rows")
     encoded, _, scores = scored(case, [*rows, rows[0]])
@@ -77,7 +85,7 @@ def test_duplicates_score_alike(case, data):
 
 @tried
 @given(data=st.data())
-def test_embeddings_have_unit_norm(case, data):
+def test_embeddings_have_unit_norm(case: Case, data: st.DataObject) -> None:
     """Where model.toml says that they are normalised."""
     if not case.subject.model.settings.normalize:
         inapplicable("not normalised")
@@ -88,17 +96,20 @@ def test_embeddings_have_unit_norm(case, data):
 
 @tried
 @given(data=st.data())
-def test_o1_equals_plain(case, plain, data):
+def test_o1_equals_plain(case: Case, plain: Case, data: st.DataObject) -> None:
     """What ONNX Runtime does when it loads plain, O1 has done; nothing else."""
     if case.variant.name != "O1":
         inapplicable("not O1")
     _, feeds, scores = scored(case, data.draw(rows_of(case, TEXTS, TEXTS), label="rows"))
-    judge_batch(case, plain.score(feeds), scores, feeds, "plain", share=0.1)
+    require(judge_batch(case, plain.score(feeds), scores, feeds, "plain", share=0.1))
 
 
-def test_swapping_query_and_passage_changes_what_it_changes_in_pytorch(case, stress_reference):
+def test_swapping_query_and_passage_changes_what_it_changes_in_pytorch(
+    case: Case, stress_reference: StressReference
+) -> None:
     """The order of a pair means in the export what it means in PyTorch."""
     if (swapped := case.subject.swapped) is None:
         inapplicable("no pairs")
     feeds = swapped.feeds(np.arange(len(swapped.lengths)))
-    judge_batch(case, stress_reference.scores["swapped"], case.score(feeds), feeds, "PyTorch, pairs and swapped pairs")
+    expected, against = stress_reference.scores["swapped"], "PyTorch, pairs and swapped pairs"
+    require(judge_batch(case, expected, case.score(feeds), feeds, against))

@@ -1,22 +1,30 @@
 """Quantization: what the file really has, read back from the graph, and what each layer lost."""
 
 import onnx
+import pytest
 
 from fixtures.export import restore
-from fixtures.gate.session import inapplicable
+from fixtures.gate.case import Case
+from fixtures.gate.session import Gate
 from fixtures.graphs import quantization
 from fixtures.graphs.graph import MADE_BY_QUANTIZERS
 from fixtures.graphs.quantization import LARGEST_ERROR_STEPS, quantized_weights
+from fixtures.plugin.outcomes import inapplicable
+from fixtures.plugin.suite_fixtures import NoteFinding
 from fixtures.runtimes.hardware import TIER
 
+pytestmark = pytest.mark.check
 
-def test_quantization_is_that_of_the_recipe(case, gate, finding):
+
+def test_quantization_is_that_of_the_recipe(
+    case: Case, onnx_model: onnx.ModelProto, operators: dict[str, int], gate: Gate, finding: NoteFinding
+) -> None:
     """Weight type, scales per channel and range are the tier's; nothing is quantized where nothing should be."""
-    weights, int8 = quantized_weights(case.graph), gate.machine.int8
+    weights, int8 = quantized_weights(onnx_model), gate.machine.int8
     if not any(link[0].startswith("quantize") for link in case.variant.recipe):
         assert not weights, f"{case}: {weights[0].layer} is quantized, and the recipe does not say so"
         return
-    if case.ready_made and case.operators.keys() & MADE_BY_QUANTIZERS and not weights:
+    if case.ready_made and operators.keys() & MADE_BY_QUANTIZERS and not weights:
         finding("quantized by other means than ONNX Runtime's quantizer: its scales cannot be read back")
         return
     assert weights, f"{case}: nothing is quantized"
@@ -46,7 +54,7 @@ def test_quantization_is_that_of_the_recipe(case, gate, finding):
     finding(summary)
 
 
-def test_weights_survive_quantization(case, gate, finding):
+def test_weights_survive_quantization(case: Case, onnx_model: onnx.ModelProto, finding: NoteFinding) -> None:
     """No weight is further off than rounding explains; the layers that lose most are named."""
     if not any(link[0].startswith("quantize") for link in case.variant.recipe):
         inapplicable("not quantized")
@@ -54,8 +62,8 @@ def test_weights_survive_quantization(case, gate, finding):
         inapplicable(
             "the graph that was quantized did not come with it; its weights are compared with the checkpoint's"
         )
-    original = onnx.load(gate.artifact(case.step.inputs[0]).folder / case.file.name)
-    errors = quantization.round_trip(original, case.graph)
+    original = onnx.load(case.context.artifact(case.step.inputs[0]).folder / case.file.name)
+    errors = quantization.round_trip(original, onnx_model)
     lost = [error.layer for error in errors if error.steps is None]
     assert not lost, f"{case}: {', '.join(lost)}: no such weight in the graph that was quantized"
     far = [error for error in errors if not error.steps <= LARGEST_ERROR_STEPS]  # NaN is far too

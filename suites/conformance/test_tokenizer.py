@@ -4,10 +4,15 @@ import msgspec
 import numpy as np
 import pytest
 
-from fixtures.gate.session import inapplicable
+from fixtures.gate.case import Case
+from fixtures.gate.session import Gate
+from fixtures.gate.subject import Subject
+from fixtures.plugin.outcomes import inapplicable, unbaselined
 from fixtures.scoring.encoded import ModuleSettings
 from fixtures.scoring.fast_tokenizer import tokenizer_changes
 from fixtures.scoring.probes import TEXTS
+
+pytestmark = pytest.mark.check
 
 
 def fields_of(encoded):
@@ -31,25 +36,25 @@ def same_tokens(subject, expected, found, source, name="input_ids", note=""):
         )
 
 
-def test_token_ids_are_the_golden_ones(subject, gate):
+def test_token_ids_are_the_golden_ones(subject: Subject, gate: Gate) -> None:
     """The probes have the token ids that were approved."""
     pins, golden = subject.baseline.conformance_file, subject.baseline.tokens
-    if gate.approve:
+    if gate.approving:
         return
     if pins is None:
-        gate.unbaselined(subject, f"{subject.name} has no approved token ids; record them with --approve")
+        unbaselined(subject, f"{subject.name} has no approved token ids; record them with --approve")
     if pins.probes != subject.probes_digest:
         pytest.fail(f"{subject.name}: the probes changed since the approval; approve again", pytrace=False)
     same_tokens(subject, golden, fields_of(subject.encoded), "were approved")
 
 
-def test_tokenizer_settings_are_the_pinned_ones(subject, gate):
+def test_tokenizer_settings_are_the_pinned_ones(subject: Subject, gate: Gate) -> None:
     """Padding and truncation side, maximum length, special tokens and fields."""
     pins = subject.baseline.conformance_file
-    if gate.approve:
+    if gate.approving:
         return
     if pins is None:
-        gate.unbaselined(subject, f"{subject.name} has no approved tokenizer settings; record them with --approve")
+        unbaselined(subject, f"{subject.name} has no approved tokenizer settings; record them with --approve")
     now = msgspec.structs.asdict(subject.encoded.facts.tokenizer)
     changed = [
         f"{key}: {pins.tokenizer.get(key)} -> {value}" for key, value in now.items() if pins.tokenizer.get(key) != value
@@ -57,7 +62,7 @@ def test_tokenizer_settings_are_the_pinned_ones(subject, gate):
     assert not changed, f"{subject.name}: the tokenizer's settings changed: {'; '.join(changed)}"
 
 
-def test_shipped_tokenizer_is_the_checkpoints(case):
+def test_shipped_tokenizer_is_the_checkpoints(case: Case) -> None:
     """The tokenizer beside a ready-made file yields the checkpoint's tokens, in every field, and has its settings."""
     if not case.ready_made or not case.ready_made.has_tokenizer:
         inapplicable("no tokenizer came with it")
@@ -91,7 +96,7 @@ def test_shipped_tokenizer_is_the_checkpoints(case):
         pytest.fail(f"{case}: the tokenizer beside it has other settings than the checkpoint's{note}", pytrace=False)
 
 
-def test_slow_and_fast_tokenizer_agree(subject):
+def test_slow_and_fast_tokenizer_agree(subject: Subject) -> None:
     """The tokenizer of the checkpoint's own files and its conversion yield the same ids."""
     differ = subject.encoded.facts.slow_differences
     if isinstance(differ, str):
@@ -103,7 +108,7 @@ def test_slow_and_fast_tokenizer_agree(subject):
         )
 
 
-def test_pooling_is_the_checkpoints_own(subject):
+def test_pooling_is_the_checkpoints_own(subject: Subject) -> None:
     """Pooling and normalisation are what `modules.json` and `1_Pooling/config.json` say."""
     modules, settings = subject.encoded.facts.modules, subject.model.settings
     if modules == ModuleSettings() or subject.task.name != "embedding":

@@ -48,7 +48,8 @@ from fixtures.build.store import Store
 from fixtures.build.workers import build_all
 from fixtures.export import recipes
 from fixtures.export.variants import VARIANT
-from fixtures.gate.session import ROOT, read_model
+from fixtures.gate.command_line import ROOT
+from fixtures.gate.subject import read_model
 from fixtures.latency.change import compare
 from fixtures.latency.disturbance import InterferenceMonitor, own_cores
 from fixtures.latency.pairs import feeds_of
@@ -269,7 +270,7 @@ def judge_slowdowns(
             condition=condition,
             slowdown=slowdown,
             slower=round(change.times_slower, 4),
-            verdict=change.verdict,
+            verdict=change.tendency.value,
             sessions=speed.sessions,
             approved=approval.speed.ratio,
             rival=bool(rival.fails({"median": pools.median_s(slowdown)}, {"median": approval.median_s})),

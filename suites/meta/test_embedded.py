@@ -11,7 +11,7 @@ from fixtures.build.store import Store
 from fixtures.build.workers import build_all
 from fixtures.export import recipes
 from fixtures.export.variants import VARIANT
-from fixtures.gate.session import read_model
+from fixtures.gate.subject import read_model
 from fixtures.models.checkpoints import find_checkpoint
 from fixtures.models.settings import Model, ModelError, Settings
 from fixtures.runtimes import hardware

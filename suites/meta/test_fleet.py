@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from fixtures.diagnosis.integers import DeviationCause
-from fixtures.gate.session import ROOT
+from fixtures.gate.command_line import ROOT
 from fixtures.latency.records import Cell
 from fixtures.report import files, fleet
 from fixtures.report.results import Failure, MachineRecord, ModelResult, Results, Status, VariantResult

@@ -7,7 +7,7 @@ import pytest
 
 from fixtures.build.workers import workers_for
 from fixtures.export.seeded import ARCHITECTURES, weight_bytes_of
-from fixtures.gate.session import FULL_SIZE, ROOT
+from fixtures.gate.command_line import FULL_SIZE, ROOT
 from fixtures.scoring.probes import LONG_TEXT
 
 

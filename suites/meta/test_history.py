@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from fixtures.gate.session import ROOT
+from fixtures.gate.command_line import ROOT
 from fixtures.latency.change import THRESHOLD
 from fixtures.report import history
 

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from fixtures.gate.session import ROOT
+from fixtures.gate.command_line import ROOT
 from fixtures.latency import disturbance, footprint, pairs, ratios, throughput
 from fixtures.latency.pairs import (
     GRIDS,

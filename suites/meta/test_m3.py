@@ -163,7 +163,7 @@ def test_a_checkpoint_without_a_head_is_refused(tmp_path):
     """FlagEmbedding gives it a random one."""
     (tmp_path / COLBERT_FILE).write_bytes(b"")
     with pytest.raises(FileNotFoundError, match=r'lacks sparse_linear\.pt: .* task = "embedding"'):
-        bge_m3_model.load(tmp_path)
+        bge_m3_model.load_model(tmp_path)
 
 
 def test_seeded_heads_are_the_same_bytes_every_time(built, tmp_path):

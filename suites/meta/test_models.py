@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from fixtures.gate.session import read_model
+from fixtures.gate.subject import read_model
 from fixtures.models import checkpoints
 from fixtures.models.checkpoints import CheckpointUnavailable, find_checkpoint
 from fixtures.models.files import checkpoint_digest, checkpoint_files, configuration_files, is_configuration

@@ -13,7 +13,7 @@ from fixtures.build.manifest import key_of
 from fixtures.build.store import StepFailed, Store
 from fixtures.export import recipes, seeded
 from fixtures.export.variants import VARIANT
-from fixtures.gate.session import read_model
+from fixtures.gate.subject import read_model
 from fixtures.models import settings
 from fixtures.models.checkpoints import Checkpoint
 from fixtures.models.settings import Model, ModelError

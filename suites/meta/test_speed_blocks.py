@@ -16,7 +16,7 @@ from fixtures.latency import speed as latency_speed
 from fixtures.latency.change import THRESHOLD
 from fixtures.latency.records import Speed
 from fixtures.latency.speed import BLOCK_S, MIN_BLOCKS, SPEED_BUDGET_S, NumpyAnchor, SpeedBlocks, is_precise
-from fixtures.plugin.benchmarks import able
+from fixtures.plugin.benchmarks import measurable
 from fixtures.runtimes.session import Session
 
 # ------------------------------------------------------------------------------- change since the approval
@@ -28,18 +28,18 @@ def speed(ratio, half, anchor="plain"):
 
 def test_short_runs_are_held_to_the_wide_threshold():
     short = msgspec.structs.replace(speed(2.0, 0.005), run_ms=0.5)
-    assert change.compare(short, speed(2.0 / 1.1, 0.005)).verdict == "same"
-    assert change.compare(short, speed(2.0 / 1.3, 0.005)).verdict == "slower"
-    assert change.compare(speed(2.0, 0.005), speed(2.0 / 1.1, 0.005)).verdict == "slower"
+    assert change.compare(short, speed(2.0 / 1.1, 0.005)).tendency == "same"
+    assert change.compare(short, speed(2.0 / 1.3, 0.005)).tendency == "slower"
+    assert change.compare(speed(2.0, 0.005), speed(2.0 / 1.1, 0.005)).tendency == "slower"
     without_run_ms = msgspec.structs.replace(speed(2.0, 0.005), run_ms=0.0)
     current = msgspec.structs.replace(speed(2.0 / 1.1, 0.005), run_ms=0.5)
-    assert change.compare(without_run_ms, current).verdict == "same"
+    assert change.compare(without_run_ms, current).tendency == "same"
 
 
 def test_approval_leaves_half_of_the_variance_to_what_is_compared_with_it():
     loosest = speed(2.0, np.log1p(THRESHOLD) / np.sqrt(2) - 1e-6)
     assert change.is_decisive(loosest)
-    assert change.compare(loosest, loosest).verdict == "same"
+    assert change.compare(loosest, loosest).tendency == "same"
     assert not change.is_decisive(speed(2.0, np.log1p(THRESHOLD) / np.sqrt(2) + 1e-4))
 
 
@@ -64,7 +64,7 @@ def test_change_is_printed_as_a_factor_above_1():
     ],
 )
 def test_change_is_judged_by_threshold_and_interval(approved, current, verdict):
-    assert change.compare(approved, current).verdict == verdict
+    assert change.compare(approved, current).tendency == verdict
 
 
 def test_intervals_of_both_speeds_add_as_independent_errors():
@@ -101,7 +101,7 @@ def test_change_is_conclusive_where_its_interval_holds_no_threshold(current, con
 def test_approval_is_decisive_where_an_exact_equal_speed_is_the_same(approved, decisive):
     assert change.is_decisive(approved) == decisive
     unchanged = change.compare(approved, msgspec.structs.replace(approved, interval=(2.0, 2.0)))
-    assert (unchanged.verdict == "same") == decisive
+    assert (unchanged.tendency == "same") == decisive
 
 
 # ------------------------------------------------------------------------------------------- measurement
@@ -175,13 +175,13 @@ def test_variant_that_does_not_run_stops_no_other(fast_blocks):
         return broken if case == "broken" else measurement_of(1)
 
     cases = ["lost", "broken", "sound"]
-    measurements = able(cases, measurement, "sound")
+    measurements = measurable(cases, measurement, "sound")
     assert list(measurements) == ["sound"]
     assert latency_speed.measure_speeds(list(measurements.values()), 30)[0].sessions == MIN_BLOCKS
     with pytest.raises(RuntimeError, match="no such operator"):
-        able(cases, measurement, "broken")
+        measurable(cases, measurement, "broken")
     with pytest.raises(OSError, match="no such artifact"):
-        able(cases, measurement, "lost")
+        measurable(cases, measurement, "lost")
 
 
 def test_blocks_end_when_the_budget_is_spent(fast_blocks):
@@ -204,7 +204,7 @@ def verdicts(slowdown, count=150):
         for seed, approved in enumerate(approvals)
     ]
     speeds = latency_speed.measure_speeds(measurements, 30)
-    return [change.compare(approved, speed).verdict for approved, speed in zip(approvals, speeds, strict=True)]
+    return [change.compare(approved, speed).tendency for approved, speed in zip(approvals, speeds, strict=True)]
 
 
 def test_slowdown_by_5_percent_is_seen_and_none_is_not(fast_blocks):
