@@ -9,16 +9,18 @@ from scipy.stats import kendalltau
 from sklearn.metrics import ndcg_score
 from sklearn.neighbors import NearestNeighbors
 
-from fixtures.scoring import closeness
 from fixtures.scoring.closeness import (
     LONGEST_SPAN,
     NDCG_AT,
     Layout,
     best_span,
     broken,
+    compare_classes,
+    compare_embeddings,
+    compare_relevance,
+    compare_spans,
     kendall_tau,
     ndcg,
-    question_answering,
 )
 
 RANDOM = np.random.default_rng(4)
@@ -28,11 +30,11 @@ GRADES = [3, 2, 1, 0, 0, 0, 1, 2, 3, 3, None, None]
 
 
 def embeddings(before, after):
-    return closeness.embeddings(before, after, Layout(np.ones(len(before), int), [None], [None]))
+    return compare_embeddings(before, after, Layout(np.ones(len(before), int), [None], [None]))
 
 
 def rerank(before, after, queries, grades):
-    return closeness.rerank(before, after, Layout(np.ones(len(before), int), queries, grades))
+    return compare_relevance(before, after, Layout(np.ones(len(before), int), queries, grades))
 
 
 def unit(rows, size=8):
@@ -190,7 +192,7 @@ def test_labels_are_compared_row_by_row():
     before = np.array([[3.0, 1, 0, 0, 0, 0], [0, 2, 1, 0, 0, 0]])
     after = before.copy()
     after[1] = [0, 1, 2, 0, 0, 0]
-    found = closeness.classification(before, after, Layout(np.array([1, 1]), [None], [None]))
+    found = compare_classes(before, after, Layout(np.array([1, 1]), [None], [None]))
     assert found.metrics["argmax_agreement"] == 0.5
     assert found.metrics["max_logit_error"] == 1
     assert found.worst == 1
@@ -203,11 +205,11 @@ def test_errors_of_tokens_are_those_of_their_probe():
     after = before.copy()
     after[4] = 7
     layout = Layout(np.array([1, 0, 2, 3]), [None], [None])
-    assert closeness.classification(before, after, layout).errors.tolist() == [0, 0, 0, 7]
+    assert compare_classes(before, after, layout).errors.tolist() == [0, 0, 0, 7]
 
 
 def test_one_logit_is_a_sigmoid():
-    found = closeness.classification(np.zeros((1, 1)), np.full((1, 1), 100.0), Layout(np.ones(1, int), [None], [None]))
+    found = compare_classes(np.zeros((1, 1)), np.full((1, 1), 100.0), Layout(np.ones(1, int), [None], [None]))
     assert found.metrics["max_probability_change"] == pytest.approx(0.5)
 
 
@@ -226,5 +228,5 @@ def test_span_that_moves_is_a_disagreement():
     before[1, 0] = before[2, 1] = before[3, 0] = before[4, 1] = 4
     after = before.copy()
     after[1, 0], after[2, 0] = 0, 4
-    found = question_answering(before, after, Layout(np.array([3, 2]), [None], [None]))
+    found = compare_spans(before, after, Layout(np.array([3, 2]), [None], [None]))
     assert found.metrics == {"max_logit_error": 4, "span_agreement": 0.5}

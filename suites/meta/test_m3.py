@@ -14,8 +14,7 @@ from fixtures.export import recipes
 from fixtures.export.bge_m3 import add_heads
 from fixtures.export.onnx_export import OPSET
 from fixtures.export.variants import VARIANT
-from fixtures.models import bge_m3 as bge_m3_model
-from fixtures.models.bge_m3 import COLBERT_FILE, SPARSE_FILE
+from fixtures.models.bge_m3 import COLBERT_FILE, SPARSE_FILE, load_model
 from fixtures.models.checkpoints import Checkpoint
 from fixtures.runtimes import hardware
 from fixtures.runtimes.onnx_runtime import OnnxRuntime
@@ -30,7 +29,7 @@ from fixtures.scoring.bge_m3 import (
     lexical_table,
     lexical_weights,
 )
-from fixtures.scoring.closeness import Layout, three_heads
+from fixtures.scoring.closeness import Layout, compare_three_heads
 from fixtures.scoring.probes import TEXTS
 
 MACHINE = hardware.detect()
@@ -122,8 +121,8 @@ def test_graph_equals_the_module(built, feeds, reference, variant, head):
 def test_quantized_graphs_resemble_the_module(built, feeds, reference, variant):
     """The outliers of a seeded checkpoint are hard on int8: most of a text must survive, and no head may be lost."""
     mask = feeds["attention_mask"]
-    found = bge_m3.rows(OnnxRuntime(built(variant) / "model.onnx", 1)(feeds), mask)
-    before = bge_m3.rows(reference, mask)
+    found = bge_m3.score_rows(OnnxRuntime(built(variant) / "model.onnx", 1)(feeds), mask)
+    before = bge_m3.score_rows(reference, mask)
     weights, vectors = found[:, 0], found[:, 1:]
     assert np.isfinite(found).all()
     assert np.median((vectors * before[:, 1:]).sum(axis=1)) > 0.9
@@ -163,7 +162,7 @@ def test_a_checkpoint_without_a_head_is_refused(tmp_path):
     """FlagEmbedding gives it a random one."""
     (tmp_path / COLBERT_FILE).write_bytes(b"")
     with pytest.raises(FileNotFoundError, match=r'lacks sparse_linear\.pt: .* task = "embedding"'):
-        bge_m3_model.load_model(tmp_path)
+        load_model(tmp_path)
 
 
 def test_seeded_heads_are_the_same_bytes_every_time(built, tmp_path):
@@ -193,7 +192,7 @@ def test_planning_imports_no_framework():
 def test_rows_are_weight_and_vector_of_each_token():
     """The first of a text has the dense vector, the others their ColBERT vector; padding has no row."""
     np.testing.assert_array_equal(
-        bge_m3.rows(BY_HAND, MASK),
+        bge_m3.score_rows(BY_HAND, MASK),
         np.float32([
             [5, 1, 0], [0.5, 1, 0], [0.25, 0, 1], [5, -1, 0],
             [5, 0.6, 0.8], [0.125, 0.6, 0.8], [5, 0, -1],
@@ -202,16 +201,16 @@ def test_rows_are_weight_and_vector_of_each_token():
 
 
 def test_rows_of_vectors_of_two_sizes_are_filled_up():
-    found = bge_m3.rows({**BY_HAND, "colbert_vecs": BY_HAND["colbert_vecs"][..., :1]}, MASK)
+    found = bge_m3.score_rows({**BY_HAND, "colbert_vecs": BY_HAND["colbert_vecs"][..., :1]}, MASK)
     np.testing.assert_array_equal(found[0], [5, 1, 0])
     np.testing.assert_array_equal(found[4:6], np.float32([[5, 0.6, 0.8], [0.125, 0.6, 0]]))
 
 
 def test_rows_follow_a_mask_that_begins_later():
     """Under left padding the first token that is left has the dense vector."""
-    found = bge_m3.rows(BY_HAND, MASK[:, ::-1])
+    found = bge_m3.score_rows(BY_HAND, MASK[:, ::-1])
     np.testing.assert_array_equal(found[4:], np.float32([[0.125, 0.6, 0.8], [5, 0, -1], [5, 0, 0]]))
-    narrow = bge_m3.rows({**BY_HAND, "dense_vecs": BY_HAND["dense_vecs"][:, :1]}, MASK[:, ::-1])
+    narrow = bge_m3.score_rows({**BY_HAND, "dense_vecs": BY_HAND["dense_vecs"][:, :1]}, MASK[:, ::-1])
     np.testing.assert_array_equal(narrow[4], np.float32([0.125, 0.6, 0]))
 
 
@@ -225,11 +224,11 @@ def test_rows_follow_a_mask_that_begins_later():
     ids=["weight", "dense", "colbert"],
 )
 def test_each_head_has_its_metrics(place, moved):
-    before = bge_m3.rows(BY_HAND, MASK)
+    before = bge_m3.score_rows(BY_HAND, MASK)
     after = before.copy()
     after[place] += 0.5
     layout = Layout(MASK.sum(axis=1), [None] * 2, [None] * 2)
-    same, found = three_heads(before, before, layout), three_heads(before, after, layout)
+    same, found = compare_three_heads(before, before, layout), compare_three_heads(before, after, layout)
     assert same.metrics == pytest.approx(
         {"max_abs_error": 0, "min_cosine": 1, "min_token_cosine": 1, "max_weight_error": 0, "max_similarity_change": 0}
     )
@@ -242,14 +241,16 @@ def test_each_head_has_its_metrics(place, moved):
 def test_rows_of_a_text_without_tokens_are_none(empty):
     mask = MASK.copy()
     mask[empty] = 0
-    rows = bge_m3.rows(BY_HAND, mask)
+    rows = bge_m3.score_rows(BY_HAND, mask)
     assert len(rows) == mask.sum()
-    assert three_heads(rows, rows, Layout(mask.sum(axis=1), [None] * 2, [None] * 2)).metrics["min_cosine"] == 1
+    assert compare_three_heads(rows, rows, Layout(mask.sum(axis=1), [None] * 2, [None] * 2)).metrics["min_cosine"] == 1
 
 
 def test_scores_that_are_not_finite_are_not_compared():
-    rows = bge_m3.rows(BY_HAND, MASK)
-    assert not three_heads(rows, rows * np.float32(np.nan), Layout(MASK.sum(axis=1), [None] * 2, [None] * 2)).compared
+    rows = bge_m3.score_rows(BY_HAND, MASK)
+    assert not compare_three_heads(
+        rows, rows * np.float32(np.nan), Layout(MASK.sum(axis=1), [None] * 2, [None] * 2)
+    ).compared
 
 
 # --------------------------------------------------------------------------- what users compare

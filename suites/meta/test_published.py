@@ -115,7 +115,7 @@ def test_shipped_folders_are_those():
 
 
 def row_of(value=0.5, kind="similarity", answer="", **more):
-    about = {"source": "https://example.org", "precision": "fp16", "tolerance": 0.01, "why": "fp16 rounds"}
+    about = {"source": "https://example.org", "precision": "fp16", "tolerance": 0.01, "tolerance_reason": "fp16 rounds"}
     return PublishedScore(kind=kind, inputs=("first " * 20, "second"), value=value, answer=answer, **(about | more))
 
 

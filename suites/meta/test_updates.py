@@ -5,11 +5,22 @@ import json
 import numpy as np
 import pytest
 
-from fixtures.scoring import closeness
-from fixtures.scoring import update as scoring_update
-from fixtures.scoring.closeness import METRICS, Layout
+from fixtures.scoring.closeness import METRICS, Layout, similarities
 from fixtures.scoring.tasks import TASKS
-from fixtures.scoring.update import DEFAULTS, EMBEDDINGS, LABELS, RERANK, SHOWN, SPANS, Move, labels, spans
+from fixtures.scoring.update import (
+    CLASSES,
+    DEFAULTS,
+    EMBEDDINGS,
+    RELEVANCE,
+    SHOWN,
+    SPANS,
+    Move,
+    class_update,
+    embeddings_update,
+    neighbour_order_flips,
+    relevance_update,
+    span_update,
+)
 from suites.meta.house import EMBEDDER, FEW, LOOSE, House
 
 RANDOM = np.random.default_rng(4)
@@ -28,7 +39,7 @@ def test_every_task_has_limits_for_its_updates():
 
 @pytest.mark.parametrize(
     ("kind", "scores"),
-    [(EMBEDDINGS, EMBEDDED), (RERANK, LOGITS), (LABELS, LABELLED)],
+    [(EMBEDDINGS, EMBEDDED), (RELEVANCE, LOGITS), (CLASSES, LABELLED)],
 )
 def test_nothing_moves_where_nothing_changed(kind, scores):
     found = kind.measure(scores, scores.copy(), LISTS)
@@ -43,7 +54,7 @@ def perfect(name):
 def test_rotation_and_another_width_change_no_meaning_of_embeddings():
     turned = EMBEDDED @ np.linalg.qr(RANDOM.standard_normal((8, 8)))[0]
     wider = np.hstack([turned, np.zeros((12, 4))])
-    found = scoring_update.embeddings(EMBEDDED, wider, NONE)
+    found = embeddings_update(EMBEDDED, wider, NONE)
     assert found.metrics["max_similarity_change"] < 1e-9
     assert found.metrics["neighbour_order_flips"] == 0
 
@@ -51,13 +62,11 @@ def test_rotation_and_another_width_change_no_meaning_of_embeddings():
 def test_one_text_that_moved_is_the_one_that_is_listed():
     moved = EMBEDDED.copy()
     moved[3] = moved[7]
-    found = scoring_update.embeddings(EMBEDDED, moved, NONE)
+    found = embeddings_update(EMBEDDED, moved, NONE)
     assert found.moves[0].rows.count(3) == 1
-    similarity = closeness.similarities(EMBEDDED)
+    similarity = similarities(EMBEDDED)
     assert found.moves[0].before == f"cosine {similarity[found.moves[0].rows]:.3f}"
-    assert found.metrics["max_similarity_change"] == pytest.approx(
-        np.abs(similarity - closeness.similarities(moved)).max()
-    )
+    assert found.metrics["max_similarity_change"] == pytest.approx(np.abs(similarity - similarities(moved)).max())
 
 
 def test_order_flips_count_decided_comparisons_only():
@@ -66,12 +75,12 @@ def test_order_flips_count_decided_comparisons_only():
     after = np.array([[1.0, 0.1, 0.9], [0.1, 1.0, 0.2], [0.9, 0.2, 1.0]])
     # Decided: of the first, 0.9 against 0.1 (turns round); of the second, 0.9 against 0.2 (turns round);
     # of the third, 0.1 against 0.2 is closer than half the deviation of (0.9, 0.1, 0.2), which is 0.18.
-    assert scoring_update._neighbour_order_flips(before, after) == 1.0
-    assert scoring_update._neighbour_order_flips(before, before) == 0.0
+    assert neighbour_order_flips(before, after) == 1.0
+    assert neighbour_order_flips(before, before) == 0.0
 
 
 def test_monotonous_change_keeps_order_and_moves_thresholds():
-    found = scoring_update.rerank(LOGITS, LOGITS * 2 + 3, LISTS)
+    found = relevance_update(LOGITS, LOGITS * 2 + 3, LISTS)
     assert found.metrics["kendall_tau"] == 1
     assert found.metrics["top1_agreement"] == 1
     assert found.metrics["max_threshold_shift"] == pytest.approx(np.abs(LOGITS + 3).max())
@@ -81,7 +90,7 @@ def test_threshold_shift_is_that_of_the_sorted_logits():
     """Swapping two passages' logits moves no threshold at all, though order turns round."""
     swapped = LOGITS.copy()
     swapped[[0, 1]] = swapped[[1, 0]]
-    found = scoring_update.rerank(LOGITS, swapped, LISTS)
+    found = relevance_update(LOGITS, swapped, LISTS)
     assert found.metrics["max_threshold_shift"] == 0
     assert found.metrics["kendall_tau"] < 1
     assert {found.moves[0].rows, found.moves[1].rows} == {(0,), (1,)}
@@ -91,7 +100,7 @@ def test_flipped_labels_are_listed_first():
     new = LABELLED + 0.5  # no probability moves
     best = new[5].argmax()
     new[5, (best + 1) % 3] = new[5, best] + 0.01
-    found = labels(LABELLED, new, NONE)
+    found = class_update(LABELLED, new, NONE)
     assert found.metrics["argmax_agreement"] == pytest.approx(11 / 12)
     assert found.moves[0].rows == (5,)
     assert found.moves[0].before.startswith(f"label {best} ")
@@ -105,10 +114,10 @@ def test_spans_and_token_labels_are_counted_by_probe():
     after = before.copy()
     after[5] = 0
     after[6] = 5
-    found = spans(before, after, layout)
+    found = span_update(before, after, layout)
     assert found.metrics == {"span_agreement": 0.5}
     assert found.moves[0] == Move((1,), "tokens 1-1", "2-2")
-    tokens = labels(before - [0, 1], after - [0, 1], layout)
+    tokens = class_update(before - [0, 1], after - [0, 1], layout)
     assert tokens.moves[0].rows in ((0,), (1,))
     assert "labels" in tokens.moves[0].before
 
@@ -118,7 +127,7 @@ def test_spans_and_token_labels_are_counted_by_probe():
     [
         (SPANS, np.zeros((7, 2)), np.zeros((8, 2)), "only checkpoints whose tokenizers agree"),
         (EMBEDDINGS, EMBEDDED, np.full_like(EMBEDDED, np.nan), "not finite"),
-        (RERANK, LOGITS, np.full_like(LOGITS, np.inf), "not finite"),
+        (RELEVANCE, LOGITS, np.full_like(LOGITS, np.inf), "not finite"),
     ],
 )
 def test_what_cannot_be_measured_says_why(kind, approved, new, reason):
