@@ -1,15 +1,25 @@
 """What several files of these tests share because it takes long to make."""
 
+import itertools
+
 import msgspec
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from fixtures.export import seeded
+from fixtures.faults.table import FAULTS
 from fixtures.latency import disturbance
 from fixtures.models.checkpoints import find_checkpoint
 from fixtures.models.settings import Model, Settings
 from suites.meta.house import EMBEDDER, FEW, LOOSE, House
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Try every row of the table of faults, and those that other plugins add."""
+    if "row" in metafunc.fixturenames:
+        added = itertools.chain.from_iterable(metafunc.config.hook.pytest_exportgate_faults())
+        metafunc.parametrize("row", [*FAULTS, *added], ids=lambda fault: fault.name)
 
 
 @pytest.fixture

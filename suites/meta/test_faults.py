@@ -154,61 +154,58 @@ def test_table_is_complete():
     assert set(REQUIRED_FAULTS.values()) <= FAULT.keys()
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_row_is_well_formed(fault):
-    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", fault.name)
-    assert fault.defect
-    assert fault.stands_for
-    re.compile(fault.cause)
-    assert fault.stage in ("export", "last")
-    assert not fault.link or re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+/(issues|pull)/\d+", fault.link)
-    assert set(fault.tasks) <= TASKS.keys()
-    assert set(fault.variants) <= VARIANT.keys()
+def test_row_is_well_formed(row):
+    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", row.name)
+    assert row.defect
+    assert row.stands_for
+    re.compile(row.cause)
+    assert row.stage in ("export", "last")
+    assert not row.link or re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+/(issues|pull)/\d+", row.link)
+    assert set(row.tasks) <= TASKS.keys()
+    assert set(row.variants) <= VARIANT.keys()
     suites = "".join(file.read_text() for file in (ROOT / "suites").glob("[!m]*/test_*.py"))
-    assert fault.checks
-    assert set(fault.checks) <= set(re.findall(r"^def test_(\w+)", suites, re.MULTILINE))
+    assert row.checks
+    assert set(row.checks) <= set(re.findall(r"^def test_(\w+)", suites, re.MULTILINE))
 
 
 # ------------------------------------------------------------------------------------ planting
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_row_plants_wherever_it_claims_to(fault, sound_folders, tmp_path):
+def test_row_plants_wherever_it_claims_to(row, sound_folders, tmp_path):
     """It changes its own copy, the same way every time, and nothing else."""
-    places = list(claims(fault, sound_folders))
+    places = list(claims(row, sound_folders))
     assert places, "the row applies to none of the tiny models"
-    if fault.stage == "export":
+    if row.stage == "export":
         places = list({model: (model, variant) for model, variant in places}.values())
     for model, variant in places:
-        source = sound_folders(model)["plain" if fault.stage == "export" else variant]
+        source = sound_folders(model)["plain" if row.stage == "export" else variant]
         before = digests(source)
-        files = digests(plant(fault, sound_folders, model, variant, tmp_path / f"{model} {variant}"))
+        files = digests(plant(row, sound_folders, model, variant, tmp_path / f"{model} {variant}"))
         assert digests(source) == before
-        assert digests(plant(fault, sound_folders, model, variant, tmp_path / f"{model} {variant} again")) == files
-        outside_the_files = fault.change_settings(MODELS[model]) != MODELS[model] or fault.change_int8 is not None
+        assert digests(plant(row, sound_folders, model, variant, tmp_path / f"{model} {variant} again")) == files
+        outside_the_files = row.change_settings(MODELS[model]) != MODELS[model] or row.change_int8 is not None
         assert (files == before) == outside_the_files
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_row_says_so_if_it_moves_no_score(fault, sound_folders, tmp_path):
+def test_row_says_so_if_it_moves_no_score(row, sound_folders, tmp_path):
     """Every fault moves a score of some model by more than its tolerance, or its note says why not."""
     moved = []
-    for model, variant in claims(fault, sound_folders):
+    for model, variant in claims(row, sound_folders):
         try:
-            folder = build(fault, sound_folders, model, variant, tmp_path / f"{model} {variant}")
+            folder = build(row, sound_folders, model, variant, tmp_path / f"{model} {variant}")
         except Inapplicable:
             raise
         except Exception:  # a recipe's steps raise what they like
             moved.append(float("inf"))
         else:
-            moved.append(effect_of(fault, sound_folders, model, variant, folder))
+            moved.append(effect_of(row, sound_folders, model, variant, folder))
         metric = TASKS[MODELS[model].task].metrics[0]
         allowed = TOLERANCES[VARIANT[variant].precision.name, True].limits[metric]
-        if moved[-1] > allowed and not fault.note:
+        if moved[-1] > allowed and not row.note:
             return
-        if moved[-1] <= allowed and fault.note:
+        if moved[-1] <= allowed and row.note:
             return
-    assert not fault.note, f"its note says that some model does not move, and all do: {moved}"
+    assert not row.note, f"its note says that some model does not move, and all do: {moved}"
     pytest.fail(f"it moves no score, and has no note: {moved}")
 
 
