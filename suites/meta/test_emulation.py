@@ -40,7 +40,9 @@ def file(tmp_path):
         for name in ("input_ids", "attention_mask")
     ]
     outputs = [helper.make_tensor_value_info("masked", TensorProto.INT64, ["batch", "length"])]
-    graph = helper.make_graph([helper.make_node("Mul", [one.name for one in inputs], ["masked"])], "g", inputs, outputs)
+    graph = helper.make_graph(
+        [helper.make_node("Mul", [tensor.name for tensor in inputs], ["masked"])], "g", inputs, outputs
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.save(model, tmp_path / "model.onnx")
     return tmp_path / "model.onnx"
@@ -50,13 +52,13 @@ def file(tmp_path):
 def test_runner_answers_as_a_session_here_does(tools, file):
     ids = np.array([[5, 6, 7], [8, 9, 4]])
     feeds = {"input_ids": ids, "attention_mask": np.array([[1, 1, 1], [1, 1, 0]])}
-    emulated, here = EmulatedRuntime(file, tools, PROCESSORS["avx2"]), OnnxRuntime(file, 1)
-    assert (emulated.inputs, emulated.outputs) == (here.inputs, here.outputs)
-    as_it_is = EmulatedRuntime(file, tools, PROCESSORS["avx2"], optimization=UNOPTIMIZED)
-    np.testing.assert_array_equal(as_it_is(feeds)["masked"], here(feeds)["masked"])
+    emulated, native = EmulatedRuntime(file, tools, PROCESSORS["avx2"]), OnnxRuntime(file, 1)
+    assert (emulated.inputs, emulated.outputs) == (native.inputs, native.outputs)
+    unoptimized = EmulatedRuntime(file, tools, PROCESSORS["avx2"], optimization=UNOPTIMIZED)
+    np.testing.assert_array_equal(unoptimized(feeds)["masked"], native(feeds)["masked"])
     for _ in range(2):
         for name, values in emulated(feeds).items():
-            np.testing.assert_array_equal(values, here(feeds)[name])
+            np.testing.assert_array_equal(values, native(feeds)[name])
     with pytest.raises(KeyError, match="the graph needs the inputs"):
         emulated({"input_ids": feeds["input_ids"]})
     with pytest.raises(RuntimeError, match=r"the emulated process ended with exit code 1: .*INVALID_ARGUMENT"):
@@ -72,22 +74,22 @@ def test_file_that_onnxruntime_cannot_load_is_said_so(tools, tmp_path):
 
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_every_processor_has_a_tier_and_a_baseline_of_its_own(name):
-    found = emulation.machine(hardware.detect(), name)
-    assert found.int8 == TIER[found.tier].int8
-    assert found.arch == TIER[found.tier].family
-    assert found.baseline == f"emulated-{found.tier}"
+    machine = emulation.machine(hardware.detect(), name)
+    assert machine.int8 == TIER[machine.tier].int8
+    assert machine.arch == TIER[machine.tier].family
+    assert machine.baseline == f"emulated-{machine.tier}"
 
 
 def test_few_probes_are_of_all_and_short():
     for kind in ("texts", "pairs"):
-        few, every = PROBES[f"few {kind}"], PROBES[kind]
-        assert set(few) < set(every)
-        assert 12 <= len(few) <= 40
-        assert all(one.length is None for one in few)
-    queries = {one.query for one in PROBES["few pairs"] if one.query}
+        few_probes, all_probes = PROBES[f"few {kind}"], PROBES[kind]
+        assert set(few_probes) < set(all_probes)
+        assert 12 <= len(few_probes) <= 40
+        assert all(probe.length is None for probe in few_probes)
+    queries = {pair.query for pair in PROBES["few pairs"] if pair.query}
     assert len(queries) == FEW_QUERIES
-    whole = [one for one in PAIRS if one.query in queries]
-    assert set(whole) <= set(PROBES["few pairs"]), "ranks need every passage of a query"
+    pairs = [pair for pair in PAIRS if pair.query in queries]
+    assert set(pairs) <= set(PROBES["few pairs"]), "ranks need every passage of a query"
 
 
 @pytest.mark.parametrize("missing", ["apt-get", "dpkg-deb"])
@@ -104,7 +106,7 @@ def test_what_cannot_be_downloaded_is_said_so(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--emulate=z80"], "--emulate: 'z80' is none of sse, avx2, arm64"),
         (["--emulate=avx2", "--emulate-ort=1.27"], "--emulate-ort: '1.27' is no version such as 1.27.0"),
@@ -112,9 +114,9 @@ def test_what_cannot_be_downloaded_is_said_so(tmp_path):
         (["--emulate-ort=1.27.0"], "--emulate-ort: says nothing without --emulate"),
     ],
 )
-def test_wrong_options_are_refused(tmp_path, options, said):
+def test_wrong_options_are_refused(tmp_path, options, message):
     house = House(tmp_path, tmp_path / "store")
     house.add("tiny", EMBEDDER)
-    done = house.run(*options)
-    assert done.returncode == 4
-    assert said in done.text
+    run = house.run(*options)
+    assert run.returncode == 4
+    assert message in run.text

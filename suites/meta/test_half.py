@@ -37,15 +37,15 @@ def store(tmp_path_factory):
 def test_sound_weights_are_held_by_fp16(store, tmp_path):
     house = House(tmp_path, store)
     house.add("tiny", EMBEDDER)
-    options = ["--variant=plain", *(f"--variant={one}" for one in HALF)]
-    done = house.run("suites/accuracy", *options, suite="suites/conformance")
-    assert done.returncode == 0, done.text
-    rows = {one["variant"]: one for one in house.gate()["models"][0]["variants"]}
+    options = ["--variant=plain", *(f"--variant={name}" for name in HALF)]
+    run = house.run("suites/accuracy", *options, suite="suites/conformance")
+    assert run.returncode == 0, run.text
+    rows = {row["variant"]: row for row in house.gate()["models"][0]["variants"]}
     for name in HALF:
         checks = rows[name]["checks"]
         assert "of 65504, /" in checks["sixteen_bits_leave_room"]["text"]
         assert " matrix products in fp16" in checks["sixteen_bits_are_computed_in"]["text"]
-        assert {checks[f"sixteen_bits_hold_extreme_inputs[{one}]"]["status"] for one in EXTREME_INPUTS} == {"pass"}
+        assert {checks[f"sixteen_bits_hold_extreme_inputs[{name}]"]["status"] for name in EXTREME_INPUTS} == {"pass"}
         assert checks["no_node_leaves_the_gpu"]["status"] == "not applicable"
         assert rows[name]["bytes"] < 0.7 * rows["plain"]["bytes"]
         assert 1e-7 < rows[name]["closeness"]["max_abs_error"] < 2e-3
@@ -69,15 +69,15 @@ def test_activation_beyond_fp16_is_found(store, tmp_path):
     text = EMBEDDER.replace("seeded:bert@7", f"path:{large}")
     digest = find_checkpoint(models_read(house.add("tiny", text)), pinned=False).digest
     house.add("tiny", f'digest = "{digest}"\n{text}')
-    done = house.run("--variant=plain", "--variant=fp16", suite="suites/conformance/test_numbers.py")
-    assert done.returncode == 1, done.text
-    rows = {one["variant"]: one for one in house.gate()["models"][0]["variants"]}
-    assert {one["status"] for one in rows["plain"]["checks"].values()} == {"pass", "not applicable"}
+    run = house.run("--variant=plain", "--variant=fp16", suite="suites/conformance/test_numbers.py")
+    assert run.returncode == 1, run.text
+    rows = {row["variant"]: row for row in house.gate()["models"][0]["variants"]}
+    assert {check["status"] for check in rows["plain"]["checks"].values()} == {"pass", "not applicable"}
     checks = rows["fp16"]["checks"]
     assert checks["sixteen_bits_leave_room"]["status"] == "fail"
     assert "attention/self" in checks["sixteen_bits_leave_room"]["text"]
-    said = [checks[f"sixteen_bits_hold_extreme_inputs[{one}]"]["text"] for one in EXTREME_INPUTS]
-    assert any("some scores are not finite: fp16 ends at 65504" in one for one in said), said
+    texts = [checks[f"sixteen_bits_hold_extreme_inputs[{name}]"]["text"] for name in EXTREME_INPUTS]
+    assert any("some scores are not finite: fp16 ends at 65504" in text for text in texts), texts
 
 
 def small(tmp_path):
@@ -89,7 +89,7 @@ def small(tmp_path):
         ("Mul", "attention_mask", "huge", "masked"),
         ("Min", "product", "masked", "least"),
     )
-    nodes = [helper.make_node(operator, [one, other], [result]) for operator, one, other, result in steps]
+    nodes = [helper.make_node(operator, [left, right], [result]) for operator, left, right, result in steps]
     inputs = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 1]) for name in ("input_ids", "attention_mask")
     ]
@@ -111,9 +111,9 @@ def test_largest_activation_of_what_is_in_fp16_is_named_and_masks_are_none(tmp_p
 def test_profiler_tells_who_ran_what_in_which_type(tmp_path):
     feeds = {"input_ids": np.float32([[2], [3]]), "attention_mask": np.float32([[1], [1]])}
     nodes = executed_nodes(small(tmp_path), CPU, feeds)
-    assert {one.operator for one in nodes} == {"MatMul", "Mul", "Min"}
-    assert {(one.inputs[0], one.outputs, one.elements) for one in nodes} == {("float", ("float",), 2)}
-    assert {one.provider for one in nodes} == {CPU}
+    assert {node.operator for node in nodes} == {"MatMul", "Mul", "Min"}
+    assert {(node.inputs[0], node.outputs, node.elements) for node in nodes} == {("float", ("float",), 2)}
+    assert {node.provider for node in nodes} == {CPU}
     assert not fallback_nodes(nodes, CPU)
     assert fallback_nodes(nodes, CUDA) == nodes, "a session that fell back whole"
 
@@ -138,29 +138,29 @@ ON_GPU = ExecutedNode("MatMul", CUDA, ("float16", "float16"), ("float16",), 512)
 
 
 def test_node_that_leaves_the_gpu_fails_its_check(on_gpu, monkeypatch):
-    check, said = test_loading.test_no_node_leaves_the_gpu, []
+    check, findings = test_loading.test_no_node_leaves_the_gpu, []
     monkeypatch.setattr(test_loading, "executed_nodes", lambda *_: [ON_GPU])
-    check(on_gpu, said.append)
-    assert said == ["1 of 1 nodes on the GPU"]
-    elsewhere = ExecutedNode("Erf", CPU, ("float",), ("float",), 512)
-    monkeypatch.setattr(test_loading, "executed_nodes", lambda *_: [ON_GPU, elsewhere])
+    check(on_gpu, findings.append)
+    assert findings == ["1 of 1 nodes on the GPU"]
+    on_cpu = ExecutedNode("Erf", CPU, ("float",), ("float",), 512)
+    monkeypatch.setattr(test_loading, "executed_nodes", lambda *_: [ON_GPU, on_cpu])
     with pytest.raises(AssertionError, match="1 of 2 nodes ran elsewhere, such as ExecutedNode"):
-        check(on_gpu, said.append)
+        check(on_gpu, findings.append)
 
 
 def test_fp16_that_is_none_fails_its_check(on_gpu, monkeypatch):
-    check, said = test_numbers.test_sixteen_bits_are_computed_in, []
+    check, findings = test_numbers.test_sixteen_bits_are_computed_in, []
     in_fp32 = ExecutedNode("MatMul", CUDA, ("float", "float"), ("float",), 512)
     cast = ExecutedNode("Cast", CUDA, ("float16",), ("float",), 512)
     monkeypatch.setattr(test_numbers, "executed_nodes", lambda *_: [ON_GPU, in_fp32, cast])
-    check(on_gpu, None, said.append)
-    assert said == ["1 of 2 matrix products in fp16; the provider casts the others to fp32"]
+    check(on_gpu, None, findings.append)
+    assert findings == ["1 of 2 matrix products in fp16; the provider casts the others to fp32"]
     monkeypatch.setattr(test_numbers, "executed_nodes", lambda *_: [in_fp32, cast])
     with pytest.raises(AssertionError, match="no product of 1 is computed in fp16"):
-        check(on_gpu, None, said.append)
+        check(on_gpu, None, findings.append)
     monkeypatch.setattr(test_numbers, "executed_nodes", lambda *_: [in_fp32])
     with pytest.raises(AssertionError, match="nothing in it is in fp16"):
-        check(on_gpu, None, said.append)
+        check(on_gpu, None, findings.append)
 
 
 def test_binding_yields_what_a_plain_run_does(tmp_path):
@@ -181,16 +181,16 @@ def test_provider_that_is_not_there_is_no_session(tmp_path):
 
 
 def test_gpu_runs_all_but_integers_and_openvino():
-    for one in ALL_VARIANTS:
-        reason = one.unsupported(GPU)
-        if one.quantizes or one.provider in OPENVINO_PRECISIONS:
-            assert f"{one.name} is for processors" in reason
+    for variant in ALL_VARIANTS:
+        reason = variant.unsupported(GPU)
+        if variant.quantizes or variant.provider in OPENVINO_PRECISIONS:
+            assert f"{variant.name} is for processors" in reason
         else:
             assert not reason
-            assert one.provider_on(GPU) == CUDA
-    here = Machine("x86_64", "avx2", "avx2", "", 2, 2, 0, (CPU,))
-    assert VARIANT["plain"].provider_on(here) == CPU
-    assert "its kernels and its latency are unproven here" in VARIANT["O4"].unsupported(here)
+            assert variant.provider_on(GPU) == CUDA
+    without_gpu = Machine("x86_64", "avx2", "avx2", "", 2, 2, 0, (CPU,))
+    assert VARIANT["plain"].provider_on(without_gpu) == CPU
+    assert "its kernels and its latency are unproven here" in VARIANT["O4"].unsupported(without_gpu)
 
 
 def test_gpu_has_a_baseline_of_its_own():
@@ -207,11 +207,11 @@ def test_gpu_is_asked_of_its_driver(monkeypatch):
     hardware.detect.cache_clear()
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
     try:
-        found = hardware.detect("cuda")
+        machine = hardware.detect("cuda")
     finally:
         hardware.detect.cache_clear()
-    assert (found.tier, found.cpu, found.baseline) == ("cuda", "NVIDIA H100, compute capability 9.0", "cuda")
-    assert found.providers[0] == CUDA
+    assert (machine.tier, machine.cpu, machine.baseline) == ("cuda", "NVIDIA H100, compute capability 9.0", "cuda")
+    assert machine.providers[0] == CUDA
 
 
 def test_provider_without_a_gpu_is_none(monkeypatch):
@@ -228,8 +228,8 @@ def test_report_says_what_is_unproven_of_O4(store, tmp_path):
     """So that nobody takes a rehearsal for the thing."""
     house = House(tmp_path, store)
     house.add("tiny", EMBEDDER)
-    done = house.run("--variant=O4")
-    assert done.returncode == 0, done.text
+    run = house.run("--variant=O4")
+    assert run.returncode == 0, run.text
     assert house.statuses() == {"O4": "unsupported"}
     page = (house.report / "gate.md").read_text()
     assert "its kernels and its latency are unproven here" in page

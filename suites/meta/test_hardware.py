@@ -39,7 +39,7 @@ def test_lower_tier_may_be_asked_for(lower):
 
 
 @pytest.mark.parametrize(
-    ("native", "wanted", "message"),
+    ("native", "requested", "message"),
     [
         ("avx2", "avx512", "tier avx512 needs avx512bw, avx512dq, avx512f, avx512vl, and this machine"),
         ("avx512", "avx512_vnni", "tier avx512_vnni needs avx512_vnni, and this machine's processor is only avx512"),
@@ -49,9 +49,9 @@ def test_lower_tier_may_be_asked_for(lower):
         ("avx2", "avx3", "unknown tier 'avx3'; the tiers are sse, avx2"),
     ],
 )
-def test_tier_that_the_machine_lacks_is_refused(native, wanted, message):
+def test_tier_that_the_machine_lacks_is_refused(native, requested, message):
     with pytest.raises(WrongMachine, match=message):
-        choose_tier(native, wanted, "")
+        choose_tier(native, requested, "")
 
 
 def test_cuda_is_chosen_where_a_gpu_is():
@@ -80,7 +80,7 @@ def test_int8_parameters_are_optimums(tier):
     from optimum.onnxruntime.configuration import AutoQuantizationConfig
 
     make = getattr(AutoQuantizationConfig, "arm64" if tier.startswith("arm64") else tier)
-    theirs, ours = make(is_static=False, per_channel=True), TIER[tier].int8
-    assert ours.weights_dtype == theirs.weights_dtype.name
-    assert ours.activations_dtype == theirs.activations_dtype.name
-    assert (ours.per_channel, ours.reduce_range) == (theirs.per_channel, theirs.reduce_range)
+    optimum, int8 = make(is_static=False, per_channel=True), TIER[tier].int8
+    assert int8.weights_dtype == optimum.weights_dtype.name
+    assert int8.activations_dtype == optimum.activations_dtype.name
+    assert (int8.per_channel, int8.reduce_range) == (optimum.per_channel, optimum.reduce_range)

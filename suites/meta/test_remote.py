@@ -32,9 +32,9 @@ def server(tmp_path_factory):
     process = subprocess.Popen(
         [*command, "--dir-cache-time", "0s", "--config", ""], stderr=subprocess.PIPE, text=True, encoding="utf-8"
     )
-    said = next(line for line in process.stderr if "Starting s3 server" in line)
+    started = next(line for line in process.stderr if "Starting s3 server" in line)
     threading.Thread(target=process.stderr.read, daemon=True).start()
-    yield folder, re.search(r"http://[\d.:]+", said)[0]
+    yield folder, re.search(r"http://[\d.:]+", started)[0]
     process.kill()
     process.wait()
 
@@ -76,33 +76,33 @@ def test_artifact_is_made_once_for_all_machines(bucket, tmp_path):
     files, url = bucket
     first = Store(tmp_path / "here", url).build(KEY, {"recipe": 1}, write("one"))
     assert [file.name for file in files.rglob("*") if file.is_file()] == [f"{KEY}.tar"]
-    there = Store(tmp_path / "there", url)
-    second = there.build(KEY, {"recipe": 1}, never)
+    second_machine = Store(tmp_path / "there", url)
+    second = second_machine.build(KEY, {"recipe": 1}, never)
     assert (second.digest, second.graph) == (first.digest, first.graph)
     assert (second.folder / "below" / "more.json").read_text() == "{}"
     assert Store(tmp_path / "there").find(KEY) == second
-    assert there.find(OTHER) is None
-    assert there.notices == []
+    assert second_machine.find(OTHER) is None
+    assert second_machine.notices == []
     assert not list((tmp_path / "there" / "partial").iterdir())
 
 
 def test_large_artifact_is_sent_in_parts(bucket, tmp_path):
     """More than the parts of a multipart upload, which is what s3fs makes of it."""
     _, url = bucket
-    whole = bytes(range(256)) * 500_000
+    content = bytes(range(256)) * 500_000
 
     def make(work):
-        (work / "output" / "model.onnx").write_bytes(whole)
+        (work / "output" / "model.onnx").write_bytes(content)
 
     Store(tmp_path / "here", url).build(KEY, {}, make)
-    assert (Store(tmp_path / "there", url).find(KEY).folder / "model.onnx").read_bytes() == whole
+    assert (Store(tmp_path / "there", url).find(KEY).folder / "model.onnx").read_bytes() == content
 
 
 def test_upload_that_breaks_off_leaves_nothing(bucket, tmp_path, monkeypatch):
     files, url = bucket
     built = Store(tmp_path / "here").build(KEY, {}, write("one"))
 
-    def breaks(self, *arguments, **more):
+    def breaks(self, *arguments, **options):
         raise ConnectionError("the network is gone")
 
     monkeypatch.setattr(tarfile.TarFile, "add", breaks)
@@ -136,13 +136,13 @@ def other_weights(name, text):
 def outside(content):
     output = io.BytesIO()
     with tarfile.open(fileobj=output, mode="w") as archive:
-        about = tarfile.TarInfo("../outside")
-        archive.addfile(about, io.BytesIO())
+        entry = tarfile.TarInfo("../outside")
+        archive.addfile(entry, io.BytesIO())
     return output.getvalue()
 
 
 @pytest.mark.parametrize(
-    ("damage", "why"),
+    ("damage", "reason"),
     [
         (lambda content: content[: len(content) // 3], "cannot be unpacked|manifest cannot be read"),
         (lambda content: b"", "cannot be unpacked"),
@@ -152,17 +152,17 @@ def outside(content):
     ],
     ids=["half", "empty", "something else", "other weights", "outside"],
 )
-def test_damaged_or_forged_object_is_refused_and_made_anew(bucket, tmp_path, damage, why):
+def test_damaged_or_forged_object_is_refused_and_made_anew(bucket, tmp_path, damage, reason):
     _, url = bucket
-    good = Store(tmp_path / "here", url).build(KEY, {}, write("one"))
+    sound = Store(tmp_path / "here", url).build(KEY, {}, write("one"))
     file = objects(bucket)
     file.write_bytes(damage(file.read_bytes()))
-    there = Store(tmp_path / "there", url)
-    built = there.build(KEY, {}, write("one"))
-    assert built.digest == good.digest
-    assert re.search(f"has artifact {KEY}, and it was refused: .*({why})", str(there.notices[0]))
+    second_machine = Store(tmp_path / "there", url)
+    built = second_machine.build(KEY, {}, write("one"))
+    assert built.digest == sound.digest
+    assert re.search(f"has artifact {KEY}, and it was refused: .*({reason})", str(second_machine.notices[0]))
     assert not (tmp_path / "outside").exists()
-    assert Store(tmp_path / "third", url).build(KEY, {}, never).digest == good.digest, "the good one was sent"
+    assert Store(tmp_path / "third", url).build(KEY, {}, never).digest == sound.digest, "the sound artifact was sent"
 
 
 def test_object_of_another_key_is_refused(bucket, tmp_path):
@@ -170,9 +170,9 @@ def test_object_of_another_key_is_refused(bucket, tmp_path):
     Store(tmp_path / "here", url).build(KEY, {}, write("one"))
     file = objects(bucket)
     file.rename(file.with_name(f"{OTHER}.tar"))
-    there = Store(tmp_path / "there", url)
-    assert there.find(OTHER) is None
-    assert f"it is artifact {KEY}" in there.notices[0].reason
+    second_machine = Store(tmp_path / "there", url)
+    assert second_machine.find(OTHER) is None
+    assert f"it is artifact {KEY}" in second_machine.notices[0].reason
 
 
 def test_shared_secret_refuses_what_was_made_up_whole(bucket, tmp_path, monkeypatch):
@@ -180,10 +180,10 @@ def test_shared_secret_refuses_what_was_made_up_whole(bucket, tmp_path, monkeypa
     _, url = bucket
     Store(tmp_path / "forger", url).build(KEY, {}, write("forged"))
     monkeypatch.setenv(SECRET, "between us")
-    there = Store(tmp_path / "there", url)
-    assert there.find(KEY) is None
-    assert "is not signed with the secret in EXPORTGATE_STORE_SECRET" in there.notices[0].reason
-    there.build(KEY, {}, write("one"))
+    second_machine = Store(tmp_path / "there", url)
+    assert second_machine.find(KEY) is None
+    assert "is not signed with the secret in EXPORTGATE_STORE_SECRET" in second_machine.notices[0].reason
+    second_machine.build(KEY, {}, write("one"))
     assert (Store(tmp_path / "third", url).build(KEY, {}, never).folder / "model.onnx").read_text() == "one"
     file = objects(bucket)
     change = {"model.onnx": b"six", "manifest.json": json.dumps({"key": KEY}).encode()}
@@ -211,15 +211,15 @@ def test_notice_of_a_worker_process_is_told_with_the_step(bucket, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "message"),
     [
         ("AWS_SECRET_ACCESS_KEY", "wrong", "cannot be read: PermissionError"),
         ("AWS_ENDPOINT_URL", "http://127.0.0.1:1", "cannot be read: EndpointConnectionError"),
     ],
 )
-def test_place_that_does_not_answer_is_an_error_that_names_it(bucket, tmp_path, monkeypatch, name, value, said):
+def test_place_that_does_not_answer_is_an_error_that_names_it(bucket, tmp_path, monkeypatch, name, value, message):
     monkeypatch.setenv(name, value)
-    with pytest.raises(StoreError, match=f"{bucket[1]} {said}.*; check the URL, the network and the credentials"):
+    with pytest.raises(StoreError, match=f"{bucket[1]} {message}.*; check the URL, the network and the credentials"):
         Store(tmp_path / "here", bucket[1]).check()
 
 
@@ -233,13 +233,13 @@ def test_gate_on_a_second_machine_exports_nothing(bucket, tmp_path, monkeypatch)
     house = House(tmp_path, bucket[1])
     house.add("tiny", EMBEDDER + LOOSE)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "first"))
-    done = house.run(*FEW)
-    assert done.returncode == 0, done.text
-    assert f"store: {bucket[1]}, and {tmp_path / 'first' / 'exportgate'} on this machine" in done.text
+    run = house.run(*FEW)
+    assert run.returncode == 0, run.text
+    assert f"store: {bucket[1]}, and {tmp_path / 'first' / 'exportgate'} on this machine" in run.text
     sent = {file: file.stat().st_mtime_ns for file in bucket[0].rglob("*.tar")}
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "second"))
-    done = house.run(*FEW)
-    assert done.returncode == 0, done.text
+    run = house.run(*FEW)
+    assert run.returncode == 0, run.text
     assert {file: file.stat().st_mtime_ns for file in bucket[0].rglob("*.tar")} == sent
     logs = "".join(file.read_text() for file in (tmp_path / "second").rglob("*.log"))
     assert "building" not in logs

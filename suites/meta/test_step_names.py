@@ -95,7 +95,7 @@ def keys_of(name: str) -> dict[str, str]:
         integers.investigate, "", (steps["quantized"], tokenised), {"emulated": "", "processor": ["cpu", "avx2"]},
         ("onnxruntime",), by_content=True, revision=2,
     )  # fmt: skip
-    return {f"{name} {label}": key_of(one.document) for label, one in steps.items()}
+    return {f"{name} {label}": key_of(planned.document) for label, planned in steps.items()}
 
 
 def test_keys_are_those_of_a_store_that_was_filled_before(monkeypatch):

@@ -41,8 +41,8 @@ def remains(store):
 
 def test_artifact_is_built_once_and_found(store):
     built = store.build(KEY, {"recipe": 1}, write("one"))
-    again = store.build(KEY, {"recipe": 1}, lambda _: pytest.fail("built twice"))
-    assert again == built == store.find(KEY)
+    second = store.build(KEY, {"recipe": 1}, lambda _: pytest.fail("built twice"))
+    assert second == built == store.find(KEY)
     assert (built.folder / "model.onnx").read_text() == "one"
     assert built.bytes == 3
     assert json.loads((built.folder / "manifest.json").read_text())["recipe"] == {"recipe": 1}
@@ -154,10 +154,10 @@ def test_killed_build_is_swept_when_the_store_opens(tmp_path):
 
 def test_build_in_progress_is_not_swept(store):
     def make(work):
-        other = multiprocessing.get_context("spawn").Process(target=Store, args=(store.root,))
-        other.start()
-        other.join()
-        assert other.exitcode == 0
+        process = multiprocessing.get_context("spawn").Process(target=Store, args=(store.root,))
+        process.start()
+        process.join()
+        assert process.exitcode == 0
         write("one")(work)  # fails if the other process has removed the work folder
 
     store.build(KEY, {}, make)
