@@ -26,8 +26,8 @@ def test_long_large_batches(case: Case, plain: Case, measured: Measured, time_ce
     if shape in timed or lengths_of(case.subject)[1] < LONG_TOKENS:
         inapplicable("the grid has this shape, or the model has no positions for it")
     feeds = feeds_of(case.subject.long, *shape)
-    sides = [side_of(opened(timed_case), feeds) for timed_case in (plain, case)]
-    measured.latency.append(time_cell(case, shape, *sides))
+    timed_runs = [side_of(opened(timed_case), feeds) for timed_case in (plain, case)]
+    measured.latency.append(time_cell(case, shape, *timed_runs))
 
 
 @pytest.mark.full_size

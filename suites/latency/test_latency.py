@@ -1,7 +1,7 @@
-"""Latency over batch and length, beside plain; what a process costs; and the one number that the gate compares.
+"""Latency over batch and length beside plain, the footprint of a process, and the speed that the gate compares.
 
-pytest-benchmark runs and times the variant; a round of plain runs before or after each of its own, untimed by it.
-Nothing is asserted about absolute times; ratios are compared with the approved ones.
+pytest-benchmark runs and times the variant. A round of plain, which pytest-benchmark does not time, runs before or
+after each of its rounds. Nothing is asserted about absolute times; ratios are compared with the approved ones.
 """
 
 import functools
@@ -39,7 +39,7 @@ def test_latency_of_pytorch(
 
 @pytest.mark.full_size
 def test_latency(case: Case, shape: Shape, gate: Gate, measured: Measured, time_cell: TimeCell) -> None:
-    """One variant at one shape, and with tokenising and post-processing."""
+    """One variant at one shape, the model alone and with tokenising and post-processing."""
     feeds = shaped(case.subject, shape)
     plain = gate.case(case.subject, "plain")
     cell = time_cell(case, shape, side_of(opened(plain), feeds), side_of(opened(case), feeds))
@@ -59,7 +59,7 @@ def test_footprint(case: Case, gate: Gate, measured: Measured, measure_once: Mea
 
 
 def test_speed(case: Case, measured: Measured, speed: Speed, speed_before: Speed | None) -> None:
-    """On one thread, a variant is no slower beside plain, and plain beside numpy, than when it was approved."""
+    """On one thread, a variant is no slower beside plain than approved, and plain no slower beside numpy."""
     if speed_before is None:
         return
     verdict = judge_speed(case, speed, speed_before)
@@ -78,8 +78,8 @@ def note_stale(measured: Measured, tendency: Tendency, comparison: str) -> None:
 
 
 def shaped(subject: Subject, shape: Shape) -> Feeds:
-    """Return feeds of a shape; the test is skipped where the model cannot have it."""
-    least, most = lengths_of(subject)
-    if not least <= shape[1] <= most:
-        pytest.skip(f"{shape[1]} tokens: {subject.name} has {least} at least, and it or the probe {most} at most")
+    """Return feeds of a shape; skip the test where the model or the long text has none of this length."""
+    shortest, longest = lengths_of(subject)
+    if not shortest <= shape[1] <= longest:
+        pytest.skip(f"no input of {shape[1]} tokens: {subject.name} and the long text allow {shortest} to {longest}")
     return feeds_of(subject.long, *shape)

@@ -1,4 +1,4 @@
-"""Texts of mixed lengths, one by one and in batches; several callers on one session."""
+"""Throughput of texts of mixed lengths, one by one and in batches, and of several callers on one session."""
 
 import functools
 from collections.abc import Sequence
@@ -11,9 +11,8 @@ from fixtures.gate.case import Case
 from fixtures.gate.measured import Measured
 from fixtures.gate.session import Gate
 from fixtures.gate.timing import LONGEST, MIXED, shape_of
-from fixtures.latency import throughput
 from fixtures.latency.records import Measurement, Quantity
-from fixtures.latency.throughput import BATCHINGS
+from fixtures.latency.throughput import BATCHINGS, measure_callers, measure_workload
 from fixtures.plugin.benchmarks import MeasureOnce
 from fixtures.report.results import RECOMMENDATION_SHAPE
 from fixtures.runtimes.opening import open_session
@@ -24,15 +23,15 @@ pytestmark = pytest.mark.timed
 
 @pytest.mark.parametrize(("batch", "by_length"), BATCHINGS)
 def test_mixed_lengths(case: Case, batch: int, by_length: bool, measured: Measured, measure_once: MeasureOnce) -> None:
-    """The same texts: throughput, and how much of what is computed is padding."""
+    """The throughput of the same texts in each batching, and the share of padding in what is computed."""
     runtime = case.runtime
-    texts = case.encoded.subset(mixed(case.encoded.lengths))
+    texts = case.encoded.subset(mixed_lengths(case.encoded.lengths))
 
     def run(feeds: Feeds) -> Sequence[Array]:
         return runtime.run(runtime.select(feeds))
 
     timing = Measurement(Quantity.WORKLOAD, batch=batch, sorted=by_length)
-    measure = functools.partial(throughput.measure_workload, run, texts, batch, by_length=by_length)
+    measure = functools.partial(measure_workload, run, texts, batch, by_length=by_length)
     measured.workloads.append(measure_once(case, timing, measure))
 
 
@@ -41,23 +40,25 @@ def test_mixed_lengths(case: Case, batch: int, by_length: bool, measured: Measur
 def test_callers(
     case: Case, count: int, threads: int, gate: Gate, measured: Measured, measure_once: MeasureOnce
 ) -> None:
-    """Several callers share one session; how many intra-op threads serve them best."""
+    """The throughput of several callers that share one session, by its number of intra-op threads."""
     threads = threads or gate.machine.threads
     timing = Measurement(Quantity.CALLERS, callers=count, threads=threads)
     measured_already = any((callers.callers, callers.threads) == (count, threads) for callers in measured.callers)
     if measured_already or timing in [undecided.measurement for undecided in measured.undecided]:
-        pytest.skip(f"all threads are {threads} here, and that was measured")
+        pytest.skip(f"all threads are {threads} here, which was measured already")
     runtime = open_session(case.file, threads, case.provider)
     feeds = runtime.select(shape_of(case.subject, *RECOMMENDATION_SHAPE))
     run = functools.partial(runtime.run, feeds)
     busy = min(count * threads, gate.machine.threads)
-    measure = functools.partial(throughput.measure_callers, run, count, threads)
+    measure = functools.partial(measure_callers, run, count, threads)
     measured.callers.append(measure_once(case, timing, measure, busy))
 
 
-def mixed(lengths: Integers) -> Integers:
-    """Return the indices of texts of all lengths up to LONGEST, or of the shortest where none is that short, in an
-    order that has nothing to do with their lengths."""
+def mixed_lengths(lengths: Integers) -> Integers:
+    """Return the rows of MIXED texts of all lengths up to LONGEST tokens, in an order that is independent of length.
+
+    Where all texts are longer, the rows are those of the shortest length.
+    """
     order = np.argsort(lengths, kind="stable")
     order = order[lengths[order] <= max(LONGEST, lengths.min())]
     selected = order[np.linspace(0, len(order) - 1, min(MIXED, len(order))).astype(int)]

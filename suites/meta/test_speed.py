@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from fixtures.gate.speed_verdicts import anchor_of, judge_cell
-from fixtures.latency.change import CELL_THRESHOLD
+from fixtures.latency.change import CELL_THRESHOLD, Tendency
 from fixtures.latency.records import Cell
 from fixtures.runtimes import hardware
 from fixtures.runtimes.providers import CUDA
@@ -110,19 +110,19 @@ def test_far_slower_at_one_shape_fails(house, tier):
 
 
 @pytest.mark.parametrize(
-    ("approved_ratio", "edit", "outcome"),
+    ("approved_ratio", "edit", "tendencies"),
     [
-        (1.2, {}, "same"),
-        (1.3, {}, "fails"),
-        (1.3, {"interval": [0.9, 1.9]}, "same"),
-        (0.8, {}, "same"),
-        (0.7, {}, "stale"),
-        (9.9, {"processor": "another"}, "same"),
-        (9.9, {"threads": 99}, "same"),
-        (9.9, {"length": 17}, "same"),
+        (1.2, {}, [Tendency.SAME]),
+        (1.3, {}, [Tendency.SLOWER]),
+        (1.3, {"interval": [0.9, 1.9]}, [Tendency.UNDECIDED]),
+        (0.8, {}, [Tendency.SAME]),
+        (0.7, {}, [Tendency.FASTER]),
+        (9.9, {"processor": "another"}, []),
+        (9.9, {"threads": 99}, []),
+        (9.9, {"length": 17}, []),
     ],
 )
-def test_cell_is_held_to_that_of_its_shape_and_machine(approved_ratio, edit, outcome):
+def test_cell_is_held_to_that_of_its_shape_and_machine(approved_ratio, edit, tendencies):
     current, stored = (
         msgspec.convert(cell, Cell, strict=False)
         for cell in (stored_cell((1, 16), 1.0), stored_cell((1, 16), approved_ratio) | edit)
@@ -130,16 +130,14 @@ def test_cell_is_held_to_that_of_its_shape_and_machine(approved_ratio, edit, out
     case = SimpleNamespace(
         subject=SimpleNamespace(name="m"),
         variant=SimpleNamespace(name="O2"),
-        result=SimpleNamespace(stale=[]),
         stored=SimpleNamespace(latency=(stored,)),
     )
-    if outcome == "fails":
-        with pytest.raises(pytest.fail.Exception, match=r"(?s)m O2: 1.300 times slower .*25.0% pass; 10 pairs"):
-            judge_cell(case, current)
-    else:
-        judge_cell(case, current)
-        assert len(case.result.stale) == (outcome == "stale")
-        assert all("times faster" in text for text in case.result.stale)
+    verdicts = judge_cell(case, current)
+    assert [verdict.tendency for verdict in verdicts] == tendencies
+    for verdict in verdicts:
+        assert bool(verdict) == (verdict.tendency is not Tendency.SLOWER)
+        if not verdict:
+            assert re.match(r"(?s)m O2: 1.300 times slower .*25.0% pass; 10 pairs", verdict.failure)
 
 
 def test_shapes_that_were_not_timed_keep_their_latency(house, tier):
