@@ -74,19 +74,21 @@ def test_one_moved_embedding_is_named_and_measured():
     before = unit(20)
     after = before.copy()
     after[13] = -after[13]
-    found = embeddings(before, after)
-    assert found.worst == 13
-    assert found.metrics["min_cosine"] == pytest.approx(-1)
-    assert found.metrics["max_abs_error"] == pytest.approx(2 * np.abs(before[13]).max())
+    closeness = embeddings(before, after)
+    assert closeness.worst == 13
+    assert closeness.metrics["min_cosine"] == pytest.approx(-1)
+    assert closeness.metrics["max_abs_error"] == pytest.approx(2 * np.abs(before[13]).max())
     similarity = before @ before[13]
     similarity[13] = 0
-    assert found.metrics["max_similarity_change"] == pytest.approx(2 * np.abs(similarity).max())
-    assert found.metrics["topk_overlap"] < 1
+    assert closeness.metrics["max_similarity_change"] == pytest.approx(2 * np.abs(similarity).max())
+    assert closeness.metrics["topk_overlap"] < 1
 
 
 def test_topk_overlap_is_that_of_scikit_learns_neighbours():
     before, after = unit(30), unit(30)
-    near = [NearestNeighbors(n_neighbors=10, metric="cosine").fit(one).kneighbors()[1] for one in (before, after)]
+    near = [
+        NearestNeighbors(n_neighbors=10, metric="cosine").fit(vectors).kneighbors()[1] for vectors in (before, after)
+    ]
     expected = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(*near, strict=True)])
     assert embeddings(before, after).metrics["topk_overlap"] == pytest.approx(expected)
 
@@ -95,18 +97,18 @@ def test_rotated_embeddings_keep_their_similarities():
     """An error in every component that no user of cosines would see, and one metric that says so."""
     before = unit(30)
     rotation, _ = np.linalg.qr(RANDOM.normal(size=(8, 8)))
-    found = embeddings(before, before @ rotation).metrics
-    assert found["max_abs_error"] > 0.1
-    assert found["min_cosine"] < 0.9
-    assert found["max_similarity_change"] < 1e-12
-    assert found["topk_overlap"] == 1
+    metrics = embeddings(before, before @ rotation).metrics
+    assert metrics["max_abs_error"] > 0.1
+    assert metrics["min_cosine"] < 0.9
+    assert metrics["max_similarity_change"] < 1e-12
+    assert metrics["topk_overlap"] == 1
 
 
 def test_shorter_embeddings_have_the_same_cosine():
     before = unit(12)
-    found = embeddings(before, before / 2).metrics
-    assert found["min_cosine"] == pytest.approx(1)
-    assert found["max_abs_error"] == pytest.approx(np.abs(before).max() / 2)
+    metrics = embeddings(before, before / 2).metrics
+    assert metrics["min_cosine"] == pytest.approx(1)
+    assert metrics["max_abs_error"] == pytest.approx(np.abs(before).max() / 2)
 
 
 def test_vector_of_zeros_has_no_likeness():
@@ -119,50 +121,50 @@ def test_vector_of_zeros_has_no_likeness():
 def test_logits_by_hand():
     before = np.array([5.0, 4.0, 3.0, 2.0, 1.0])
     after = np.array([4.0, 4.5, 3.0, 2.0, 1.0])
-    found = rerank(before, after, ["q"] * 5, [0, 3, 0, 0, 0]).metrics
-    assert found["max_logit_error"] == 1
-    assert found["mean_logit_error"] == pytest.approx(0.3)
-    assert found["kendall_tau"] == pytest.approx(0.8), "one of ten pairs is discordant"
-    assert found["order_flips"] == pytest.approx(0.1), "every pair is further apart than 0.6, and one flipped"
-    assert found["top1_agreement"] == 0
-    assert found["ndcg_at_5_change"] == pytest.approx(1 - 1 / np.log2(3))
+    metrics = rerank(before, after, ["q"] * 5, [0, 3, 0, 0, 0]).metrics
+    assert metrics["max_logit_error"] == 1
+    assert metrics["mean_logit_error"] == pytest.approx(0.3)
+    assert metrics["kendall_tau"] == pytest.approx(0.8), "one of ten pairs is discordant"
+    assert metrics["order_flips"] == pytest.approx(0.1), "every pair is further apart than 0.6, and one flipped"
+    assert metrics["top1_agreement"] == 0
+    assert metrics["ndcg_at_5_change"] == pytest.approx(1 - 1 / np.log2(3))
 
 
 def test_pairs_closer_than_the_error_do_not_count_as_flips():
     before = np.array([1.0, 0.99, -5.0])
     after = np.array([0.9, 1.09, -5.1])
-    found = rerank(before, after, ["q"] * 3, [0, 0, 1]).metrics
-    assert found["order_flips"] == 0
-    assert found["kendall_tau"] < 1
+    metrics = rerank(before, after, ["q"] * 3, [0, 0, 1]).metrics
+    assert metrics["order_flips"] == 0
+    assert metrics["kendall_tau"] < 1
 
 
 def test_one_logit_for_everything_is_like_nothing():
     """A collapsed export: ties must not pass for agreement."""
     before = np.array([1.0, 2.0, 3.0, 5.0, 4.0])
-    found = rerank(before, np.full(5, 3.0), ["q"] * 5, [0, 0, 0, 3, 0]).metrics
-    assert found["kendall_tau"] == 0
-    assert found["order_flips"] == 1
-    assert found["top1_agreement"] == 0
+    metrics = rerank(before, np.full(5, 3.0), ["q"] * 5, [0, 0, 0, 3, 0]).metrics
+    assert metrics["kendall_tau"] == 0
+    assert metrics["order_flips"] == 1
+    assert metrics["top1_agreement"] == 0
     assert kendall_tau(np.ones(3), np.ones(3)) == 1
 
 
 def test_logits_outside_any_query_have_errors_only():
-    found = rerank(np.zeros(2), np.array([0.0, 3.0]), [None, None], [None, None])
-    assert found.metrics["max_logit_error"] == 3
-    assert found.metrics["kendall_tau"] == 1
-    assert found.worst == 1
+    closeness = rerank(np.zeros(2), np.array([0.0, 3.0]), [None, None], [None, None])
+    assert closeness.metrics["max_logit_error"] == 3
+    assert closeness.metrics["kendall_tau"] == 1
+    assert closeness.worst == 1
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_sets_that_are_not_finite_are_not_compared(bad):
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_sets_that_are_not_finite_are_not_compared(value):
     before = unit(6)
     after = before.copy()
-    after[4, 2] = bad
-    found = embeddings(before, after)
-    assert not found.compared
-    assert found.metrics == {}
-    assert found.worst == 4
-    assert "scores: 1 of 6 probes are not finite" in found.reason
+    after[4, 2] = value
+    closeness = embeddings(before, after)
+    assert not closeness.compared
+    assert closeness.metrics == {}
+    assert closeness.worst == 4
+    assert "scores: 1 of 6 probes are not finite" in closeness.reason
     assert "reference" in embeddings(after, before).reason
 
 
@@ -173,11 +175,11 @@ def test_sets_of_other_shapes_are_not_compared():
 
 @given(arrays(np.float32, (6, 3), elements=FINITE), arrays(np.float32, (6, 3), elements=FINITE))
 def test_metrics_of_embeddings_stay_in_their_ranges(a, b):
-    found = embeddings(a, b).metrics
-    assert found["max_abs_error"] >= 0
-    assert -1 - 1e-9 <= found["min_cosine"] <= 1 + 1e-9
-    assert 0 <= found["max_similarity_change"] <= 2 + 1e-9
-    assert 0 <= found["topk_overlap"] <= 1
+    metrics = embeddings(a, b).metrics
+    assert metrics["max_abs_error"] >= 0
+    assert -1 - 1e-9 <= metrics["min_cosine"] <= 1 + 1e-9
+    assert 0 <= metrics["max_similarity_change"] <= 2 + 1e-9
+    assert 0 <= metrics["topk_overlap"] <= 1
 
 
 def test_broken_limits():
@@ -192,12 +194,12 @@ def test_labels_are_compared_row_by_row():
     before = np.array([[3.0, 1, 0, 0, 0, 0], [0, 2, 1, 0, 0, 0]])
     after = before.copy()
     after[1] = [0, 1, 2, 0, 0, 0]
-    found = compare_classes(before, after, Layout(np.array([1, 1]), [None], [None]))
-    assert found.metrics["argmax_agreement"] == 0.5
-    assert found.metrics["max_logit_error"] == 1
-    assert found.worst == 1
+    closeness = compare_classes(before, after, Layout(np.array([1, 1]), [None], [None]))
+    assert closeness.metrics["argmax_agreement"] == 0.5
+    assert closeness.metrics["max_logit_error"] == 1
+    assert closeness.worst == 1
     softmax = np.exp([2, 1]) / np.exp([0, 2, 1, 0, 0, 0]).sum()
-    assert found.metrics["max_probability_change"] == pytest.approx(softmax[0] - softmax[1])
+    assert closeness.metrics["max_probability_change"] == pytest.approx(softmax[0] - softmax[1])
 
 
 def test_errors_of_tokens_are_those_of_their_probe():
@@ -209,8 +211,8 @@ def test_errors_of_tokens_are_those_of_their_probe():
 
 
 def test_one_logit_is_a_sigmoid():
-    found = compare_classes(np.zeros((1, 1)), np.full((1, 1), 100.0), Layout(np.ones(1, int), [None], [None]))
-    assert found.metrics["max_probability_change"] == pytest.approx(0.5)
+    closeness = compare_classes(np.zeros((1, 1)), np.full((1, 1), 100.0), Layout(np.ones(1, int), [None], [None]))
+    assert closeness.metrics["max_probability_change"] == pytest.approx(0.5)
 
 
 def test_best_span_ends_no_earlier_than_it_starts_and_is_short():
@@ -228,5 +230,5 @@ def test_span_that_moves_is_a_disagreement():
     before[1, 0] = before[2, 1] = before[3, 0] = before[4, 1] = 4
     after = before.copy()
     after[1, 0], after[2, 0] = 0, 4
-    found = compare_spans(before, after, Layout(np.array([3, 2]), [None], [None]))
-    assert found.metrics == {"max_logit_error": 4, "span_agreement": 0.5}
+    closeness = compare_spans(before, after, Layout(np.array([3, 2]), [None], [None]))
+    assert closeness.metrics == {"max_logit_error": 4, "span_agreement": 0.5}

@@ -77,7 +77,7 @@ def cases(session):
     """Return a function: model and variant -> the case as it was built, with results of its own."""
 
     def fresh(model="embedder", variant="plain"):
-        subject = next(one for one in session.subjects if one.name == model)
+        subject = next(subject for subject in session.subjects if subject.name == model)
         return plan_case(subject, VARIANT[variant])
 
     return fresh
@@ -108,20 +108,22 @@ def faulty(cases, tmp_path):
 
 def weights(model):
     """Return the float matrices of a graph, largest first."""
-    found = [one for one in model.graph.initializer if one.data_type == TensorProto.FLOAT and len(one.dims) == 2]
-    return sorted(found, key=lambda one: -np.prod(one.dims))
+    matrices = [
+        tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) == 2
+    ]
+    return sorted(matrices, key=lambda tensor: -np.prod(tensor.dims))
 
 
 def change_a_weight(model, factor=1.5):
-    one = weights(model)[1]
-    one.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(one) * np.float32(factor), one.name))
+    weight = weights(model)[1]
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(factor), weight.name))
 
 
 def all_weights(value):
     def change(model):
-        for one in model.graph.initializer:
-            if one.data_type == TensorProto.FLOAT:
-                one.CopyFrom(numpy_helper.from_array(np.full(one.dims, value, np.float32), one.name))
+        for weight in model.graph.initializer:
+            if weight.data_type == TensorProto.FLOAT:
+                weight.CopyFrom(numpy_helper.from_array(np.full(weight.dims, value, np.float32), weight.name))
 
     return change
 
@@ -139,8 +141,8 @@ def instead_of(model, name, *nodes):
 def after(model, name, *nodes):
     """Let these nodes make the output `name` of what made it, now called `name?`."""
     for node in model.graph.node:
-        for index, made in enumerate(node.output):
-            if made == name:
+        for index, output in enumerate(node.output):
+            if output == name:
                 node.output[index] = f"{name}?"
     model.graph.node.extend(nodes)
 
@@ -154,8 +156,8 @@ def ignores(name, like="input_ids"):
     """The input is there, and a constant is used instead: ones of a mask, zeros of token types."""
 
     def change(model):
-        one = model.graph.initializer.add()
-        one.CopyFrom(numpy_helper.from_array(np.int64(name == "attention_mask").reshape(1), "fill"))
+        fill = model.graph.initializer.add()
+        fill.CopyFrom(numpy_helper.from_array(np.int64(name == "attention_mask").reshape(1), "fill"))
         nodes = [
             helper.make_node("Shape", [like], ["shape of ids"]),
             helper.make_node("Expand", ["fill", "shape of ids"], [f"{name}!"]),
@@ -167,12 +169,12 @@ def ignores(name, like="input_ids"):
 
 def lacks_token_types(model):
     ignores("token_type_ids")(model)
-    model.graph.input.remove(next(one for one in model.graph.input if one.name == "token_type_ids"))
+    model.graph.input.remove(next(value for value in model.graph.input if value.name == "token_type_ids"))
 
 
 def wants_int32(model):
-    one = next(one for one in model.graph.input if one.name == "input_ids")
-    one.type.tensor_type.elem_type = TensorProto.INT32
+    ids = next(value for value in model.graph.input if value.name == "input_ids")
+    ids.type.tensor_type.elem_type = TensorProto.INT32
     instead_of(model, "input_ids", helper.make_node("Cast", ["input_ids"], ["input_ids!"], to=TensorProto.INT64))
 
 
@@ -251,7 +253,7 @@ CONTRACT = [
 ]
 
 
-@pytest.mark.parametrize(("check", "fault", "message"), CONTRACT, ids=lambda one: getattr(one, "__name__", ""))
+@pytest.mark.parametrize(("check", "fault", "message"), CONTRACT, ids=lambda value: getattr(value, "__name__", ""))
 def test_contract_is_broken(faulty, finding, check, fault, message):
     case = faulty(fault)
     with pytest.raises(AssertionError, match=message):
@@ -272,9 +274,9 @@ def test_sound_exports_pass(cases, variant, finding):
     call_check(test_recipe.test_exporter_leaves_its_inputs_untouched, case)
     for batch in (1, 3):
         call_check(test_batches.test_batch_scores_like_its_rows_alone, case, batch=batch, finding=finding)
-    for wrong in ("past-the-limit", "unknown-token"):
-        assert wrong in case.subject.stress_reference.refused
-        call_check(test_batches.test_what_is_no_input_is_refused, case, fault=wrong)
+    for name in ("past-the-limit", "unknown-token"):
+        assert name in case.subject.stress_reference.refused
+        call_check(test_batches.test_what_is_no_input_is_refused, case, fault=name)
     for place in test_places.PLACES:
         call_check(test_places.test_works_in_another_place, case, place=place)
 
@@ -382,12 +384,12 @@ def test_dependence_on_padding_is_seen(faulty, lengths):
 
 
 @pytest.mark.parametrize(
-    ("fault", "wrong"), [(clips_token_ids, "unknown-token"), (cuts_what_is_too_long, "past-the-limit")]
+    ("fault", "name"), [(clips_token_ids, "unknown-token"), (cuts_what_is_too_long, "past-the-limit")]
 )
-def test_answer_to_what_is_no_input_is_seen(faulty, fault, wrong):
+def test_answer_to_what_is_no_input_is_seen(faulty, fault, name):
     case = faulty(fault)
-    with pytest.raises(FAILURES, match=rf"{wrong}: PyTorch refuses it .\w+Error.*and the export answers"):
-        call_check(test_batches.test_what_is_no_input_is_refused, case, fault=wrong)
+    with pytest.raises(FAILURES, match=rf"{name}: PyTorch refuses it .\w+Error.*and the export answers"):
+        call_check(test_batches.test_what_is_no_input_is_refused, case, fault=name)
 
 
 @pytest.mark.parametrize(
@@ -425,9 +427,9 @@ def pinned(case, operators=None, tokenizer=None, tokens=None):
 def test_fusion_that_vanished_is_seen(cases):
     case = cases("embedder", "O2")
     call_check(test_fusion.test_operators_are_the_pinned_ones, pinned(case))
-    more = case.operators | {"com.microsoft.Attention": 3, "com.microsoft.FastGelu": 2}
+    operators = case.operators | {"com.microsoft.Attention": 3, "com.microsoft.FastGelu": 2}
     with pytest.raises(FAILURES, match=r"Attention: 3 -> 2, com.microsoft.FastGelu: 2 -> 0"):
-        call_check(test_fusion.test_operators_are_the_pinned_ones, pinned(case, operators=more))
+        call_check(test_fusion.test_operators_are_the_pinned_ones, pinned(case, operators=operators))
 
 
 def test_O4_that_is_only_a_cast_is_refused(cases, session):
@@ -528,7 +530,7 @@ PROPERTIES = [
 ]
 
 
-@pytest.mark.parametrize(("check", "fault", "message"), PROPERTIES, ids=lambda one: getattr(one, "__name__", ""))
+@pytest.mark.parametrize(("check", "fault", "message"), PROPERTIES, ids=lambda value: getattr(value, "__name__", ""))
 def test_property_that_does_not_hold_is_seen(faulty, check, fault, message):
     """And the example ends with a line that scores it again."""
     with pytest.raises(FAILURES, match=message) as caught:
@@ -598,13 +600,13 @@ def test_quantization_that_is_not_there_is_seen(cases, faulty, finding):
 
 
 def test_signed_weights_where_they_saturate_are_a_finding(session, faulty):
-    found = {}
+    findings = {}
     case = as_quantized(faulty(recast(weights_dtype="QInt8"), of_folder=True))
     for tier in ("avx512", "avx512_vnni"):
         gate = on(Machine("x86_64", tier, tier, "", 1, 1, 0, ()), session)
-        call_check(RECIPE, case, gate=gate, finding=lambda text, tier=tier: found.update({tier: text}))
-    assert "signed weights saturate in the 16-bit sums of avx512 " in found["avx512"]
-    assert "saturate" not in found["avx512_vnni"]
+        call_check(RECIPE, case, gate=gate, finding=lambda text, tier=tier: findings.update({tier: text}))
+    assert "signed weights saturate in the 16-bit sums of avx512 " in findings["avx512"]
+    assert "saturate" not in findings["avx512_vnni"]
 
 
 RECIPE = test_quantization.test_quantization_is_that_of_the_recipe
@@ -624,8 +626,10 @@ def on(machine, gate):
 
 def test_layer_with_a_wrong_scale_is_named(faulty, cases, finding):
     def double_a_scale(model):
-        one = next(one for one in model.graph.initializer if one.name.endswith("_scale") and "MatMul" in one.name)
-        one.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(one) * np.float32(2), one.name))
+        scale = next(
+            tensor for tensor in model.graph.initializer if tensor.name.endswith("_scale") and "MatMul" in tensor.name
+        )
+        scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * np.float32(2), scale.name))
 
     check = test_quantization.test_weights_survive_quantization
     call_check(check, cases("embedder", "quantized"), finding=finding)
@@ -642,8 +646,8 @@ def test_optimizer_that_deletes_external_data_is_recorded(session, cases, tmp_pa
     onnx.save_model(
         onnx.load(source / "model.onnx"), source / "model.onnx", save_as_external_data=True, location="model.onnx_data"
     )
-    made = Step(copy, "external", (), {"from": str(source)})
-    optimized = Step(onnx_export.optimize, "tiny: O2", (made,), {"level": "O2", "raw_mask": False})
+    copied = Step(copy, "external", (), {"from": str(source)})
+    optimized = Step(onnx_export.optimize, "tiny: O2", (copied,), {"level": "O2", "raw_mask": False})
     artifact = session.context.store.run(optimized)
     assert artifact.touched == ("input0/model.onnx_data is deleted by tiny: O2",)
     assert manifest.verify(artifact.key, artifact.folder).touched == artifact.touched

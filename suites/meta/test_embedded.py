@@ -42,12 +42,12 @@ class Built:
         steps = [tokens, plan_reference(self.model, root, tokens), plain]
         built = Store(folder)
         assert build_all(built, steps, 2, print) == {}
-        found = [built.find(key_of(step.document)).folder for step in steps]
-        self.encoded = EncodedProbes.load(found[0] / TOKENS_FILE)
-        self.long = EncodedLongText.load(found[0] / LONG_FILE)
-        self.reference = load_file(found[1] / SCORES_FILE)["scores"]
-        self.runtime = OnnxRuntime(found[2] / MODEL_FILE, 2)
-        self.plain = found[2]
+        folders = [built.find(key_of(step.document)).folder for step in steps]
+        self.encoded = EncodedProbes.load(folders[0] / TOKENS_FILE)
+        self.long = EncodedLongText.load(folders[0] / LONG_FILE)
+        self.reference = load_file(folders[1] / SCORES_FILE)["scores"]
+        self.runtime = OnnxRuntime(folders[2] / MODEL_FILE, 2)
+        self.plain = folders[2]
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +65,11 @@ def test_embedder_equals_sentence_transformers(embedder):
     from sentence_transformers import SentenceTransformer
 
     texts = []
-    theirs = SentenceTransformer(str(embedder.checkpoint.folder), device="cpu")
+    transformer = SentenceTransformer(str(embedder.checkpoint.folder), device="cpu")
     for probe in TEXTS:
-        count = lambda text, pair: len(theirs.tokenizer(text, pair)["input_ids"])  # noqa: E731
+        count = lambda text, pair: len(transformer.tokenizer(text, pair)["input_ids"])  # noqa: E731
         texts.append(probes.fill(probe, count, embedder.model.settings.max_length).text)
-    expected = theirs.encode(texts, normalize_embeddings=True)
+    expected = transformer.encode(texts, normalize_embeddings=True)
     np.testing.assert_allclose(embedder.reference, expected, atol=1e-5)
     scores = scoring_scores.score(embedder.runtime, embedder.encoded, Scoring.of(embedder.model.settings, {}))
     np.testing.assert_allclose(scores, expected, atol=1e-5)
@@ -102,8 +102,8 @@ def test_length_probes_have_their_exact_lengths(embedder, reranker):
 
 def test_reranker_puts_graded_passages_in_order(reranker):
     """At least 90 % of the pairs with different grades, at every query of the probes."""
-    grades = np.array([np.nan if one.grade is None else one.grade for one in PAIRS])
-    queries = np.array([one.query or "" for one in PAIRS])
+    grades = np.array([np.nan if probe.grade is None else probe.grade for probe in PAIRS])
+    queries = np.array([probe.query or "" for probe in PAIRS])
     above = (grades[:, None] > grades) & (queries[:, None] == queries)
     right = (reranker.reference[:, None] > reranker.reference)[above].mean()
     assert right >= 0.9, f"only {right:.1%} of {above.sum()} pairs are in order"

@@ -50,7 +50,7 @@ SPECIAL = frozenset([0, 1, 2, 3])
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """Return a function: variant name, or "checkpoint" -> folder of a tiny BGE-M3."""
-    kept = Store(tmp_path_factory.mktemp("store"))
+    store = Store(tmp_path_factory.mktemp("store"))
     none = Checkpoint(None, None, "sha256:" + "0" * 64)
     root = recipes.prepare("m3", none, "seeded:xlm_roberta@12", auto_class="fixtures.m3:load")
 
@@ -58,8 +58,8 @@ def built(tmp_path_factory):
         step = root
         if name != "checkpoint":
             step = recipes.plan("m3", VARIANT[name], root, "feature-extraction", MACHINE, exporter=bge_m3_export.export)
-        for one in step.lineage():
-            artifact = kept.run(one)
+        for needed in step.lineage():
+            artifact = store.run(needed)
         return artifact.folder
 
     return folder
@@ -75,8 +75,8 @@ def tokenizer(built):
 @pytest.fixture(scope="module")
 def feeds(tokenizer):
     texts = [probe.text for probe in TEXTS if not probe.length]
-    found = tokenizer(texts, padding=True, truncation=True, max_length=64, return_tensors="np")
-    return {name: np.asarray(found[name], np.int64) for name in ("input_ids", "attention_mask")}
+    batch = tokenizer(texts, padding=True, truncation=True, max_length=64, return_tensors="np")
+    return {name: np.asarray(batch[name], np.int64) for name in ("input_ids", "attention_mask")}
 
 
 @pytest.fixture(scope="module")
@@ -111,22 +111,22 @@ def test_module_is_the_encoder_with_three_heads(built, feeds, reference):
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("variant", LIMITS)
 def test_graph_equals_the_module(built, feeds, reference, variant, head):
-    found = OnnxRuntime(built(variant) / "model.onnx", 1)(feeds)
-    assert tuple(found) == HEADS
-    assert found[head].dtype == np.float32
-    np.testing.assert_allclose(found[head], reference[head], rtol=0, atol=LIMITS[variant])
+    outputs = OnnxRuntime(built(variant) / "model.onnx", 1)(feeds)
+    assert tuple(outputs) == HEADS
+    assert outputs[head].dtype == np.float32
+    np.testing.assert_allclose(outputs[head], reference[head], rtol=0, atol=LIMITS[variant])
 
 
 @pytest.mark.parametrize("variant", ["quantized", "O2-quantized", "O3-quantized"])
 def test_quantized_graphs_resemble_the_module(built, feeds, reference, variant):
     """The outliers of a seeded checkpoint are hard on int8: most of a text must survive, and no head may be lost."""
     mask = feeds["attention_mask"]
-    found = bge_m3.score_rows(OnnxRuntime(built(variant) / "model.onnx", 1)(feeds), mask)
-    before = bge_m3.score_rows(reference, mask)
-    weights, vectors = found[:, 0], found[:, 1:]
-    assert np.isfinite(found).all()
-    assert np.median((vectors * before[:, 1:]).sum(axis=1)) > 0.9
-    assert np.corrcoef(weights, before[:, 0])[0, 1] > 0.8
+    rows = bge_m3.score_rows(OnnxRuntime(built(variant) / "model.onnx", 1)(feeds), mask)
+    expected = bge_m3.score_rows(reference, mask)
+    weights, vectors = rows[:, 0], rows[:, 1:]
+    assert np.isfinite(rows).all()
+    assert np.median((vectors * expected[:, 1:]).sum(axis=1)) > 0.9
+    assert np.corrcoef(weights, expected[:, 0])[0, 1] > 0.8
 
 
 def test_heads_do_not_keep_the_encoder_from_being_fused(built):
@@ -139,23 +139,24 @@ def test_batch_and_length_are_free(built):
     model = onnx.load(built("plain") / "model.onnx")
     graph = model.graph
     axes = {
-        one.name: [axis.dim_param or axis.dim_value for axis in one.type.tensor_type.shape.dim] for one in graph.output
+        output.name: [axis.dim_param or axis.dim_value for axis in output.type.tensor_type.shape.dim]
+        for output in graph.output
     }
     assert axes == {
         "dense_vecs": ["batch", 32],
         "sparse_vecs": ["batch", "length", 1],
         "colbert_vecs": ["batch", "length_without_cls", 32],
     }
-    assert [one.name for one in graph.input] == ["input_ids", "attention_mask"]
+    assert [value.name for value in graph.input] == ["input_ids", "attention_mask"]
     assert model.opset_import[0].version == OPSET
 
 
 def test_vectors_have_unit_norm_and_padding_has_none(reference, feeds):
-    kept = feeds["attention_mask"][:, 1:] == 1
+    mask = feeds["attention_mask"][:, 1:] == 1
     norms = np.linalg.norm(reference["colbert_vecs"], axis=-1)
     np.testing.assert_allclose(np.linalg.norm(reference["dense_vecs"], axis=-1), 1, atol=1e-5)
-    np.testing.assert_allclose(norms[kept], 1, atol=1e-5)
-    assert not norms[~kept].any()
+    np.testing.assert_allclose(norms[mask], 1, atol=1e-5)
+    assert not norms[~mask].any()
 
 
 def test_a_checkpoint_without_a_head_is_refused(tmp_path):
@@ -201,15 +202,15 @@ def test_rows_are_weight_and_vector_of_each_token():
 
 
 def test_rows_of_vectors_of_two_sizes_are_filled_up():
-    found = bge_m3.score_rows({**BY_HAND, "colbert_vecs": BY_HAND["colbert_vecs"][..., :1]}, MASK)
-    np.testing.assert_array_equal(found[0], [5, 1, 0])
-    np.testing.assert_array_equal(found[4:6], np.float32([[5, 0.6, 0.8], [0.125, 0.6, 0]]))
+    rows = bge_m3.score_rows({**BY_HAND, "colbert_vecs": BY_HAND["colbert_vecs"][..., :1]}, MASK)
+    np.testing.assert_array_equal(rows[0], [5, 1, 0])
+    np.testing.assert_array_equal(rows[4:6], np.float32([[5, 0.6, 0.8], [0.125, 0.6, 0]]))
 
 
 def test_rows_follow_a_mask_that_begins_later():
     """Under left padding the first token that is left has the dense vector."""
-    found = bge_m3.score_rows(BY_HAND, MASK[:, ::-1])
-    np.testing.assert_array_equal(found[4:], np.float32([[0.125, 0.6, 0.8], [5, 0, -1], [5, 0, 0]]))
+    rows = bge_m3.score_rows(BY_HAND, MASK[:, ::-1])
+    np.testing.assert_array_equal(rows[4:], np.float32([[0.125, 0.6, 0.8], [5, 0, -1], [5, 0, 0]]))
     narrow = bge_m3.score_rows({**BY_HAND, "dense_vecs": BY_HAND["dense_vecs"][:, :1]}, MASK[:, ::-1])
     np.testing.assert_array_equal(narrow[4], np.float32([0.125, 0.6, 0]))
 
@@ -228,13 +229,13 @@ def test_each_head_has_its_metrics(place, moved):
     after = before.copy()
     after[place] += 0.5
     layout = Layout(MASK.sum(axis=1), [None] * 2, [None] * 2)
-    same, found = compare_three_heads(before, before, layout), compare_three_heads(before, after, layout)
-    assert same.metrics == pytest.approx(
+    equal, changed = compare_three_heads(before, before, layout), compare_three_heads(before, after, layout)
+    assert equal.metrics == pytest.approx(
         {"max_abs_error": 0, "min_cosine": 1, "min_token_cosine": 1, "max_weight_error": 0, "max_similarity_change": 0}
     )
-    assert {name for name, value in found.metrics.items() if abs(value - same.metrics[name]) > 1e-6} == moved
-    assert found.metrics["max_abs_error"] == pytest.approx(0.5)
-    assert found.worst == int(place[0] > 3)
+    assert {name for name, value in changed.metrics.items() if abs(value - equal.metrics[name]) > 1e-6} == moved
+    assert changed.metrics["max_abs_error"] == pytest.approx(0.5)
+    assert changed.worst == int(place[0] > 3)
 
 
 @pytest.mark.parametrize("empty", [0, 1])
@@ -257,10 +258,10 @@ def test_scores_that_are_not_finite_are_not_compared():
 
 
 def test_vectors_are_those_of_the_tokens():
-    found = bge_m3.vectors(BY_HAND, {"input_ids": IDS, "attention_mask": MASK}, SPECIAL)
-    assert found.lexical == [{7: 0.5}, {9: 0.125}]
-    assert [len(one) for one in found.colbert] == [3, 2], "a vector per token but CLS, none for padding"
-    np.testing.assert_array_equal(found.dense, BY_HAND["dense_vecs"])
+    vectors = bge_m3.vectors(BY_HAND, {"input_ids": IDS, "attention_mask": MASK}, SPECIAL)
+    assert vectors.lexical == [{7: 0.5}, {9: 0.125}]
+    assert [len(tokens) for tokens in vectors.colbert] == [3, 2], "a vector per token but CLS, none for padding"
+    np.testing.assert_array_equal(vectors.dense, BY_HAND["dense_vecs"])
 
 
 def test_lexical_weights_are_the_largest_per_token():

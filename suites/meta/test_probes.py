@@ -1,13 +1,18 @@
-"""The probes are what the reports say of them: how many, in which scripts, how long, how graded."""
+"""The probes: how many, in which scripts, how long, how graded, and how their tokens are stored."""
 
+import json
 import unicodedata
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
-from fixtures.scoring import probes
+from fixtures.scoring import probes, stress
+from fixtures.scoring.encoded import Encoded, EncodedLongText, EncodedProbes, ModuleSettings
 from fixtures.scoring.probes import LENGTHS, LONG_TEXT, PAIRS, TEXTS, Probe, cut_to_length
 
 NOTES_PAIRS = [
@@ -39,15 +44,15 @@ def test_there_are_enough():
 def test_ids_and_inputs_are_unique(rows):
     assert not [name for name, count in Counter(probe.id for probe in rows).items() if count > 1]
     inputs = Counter((probe.text, probe.pair, probe.length) for probe in rows)
-    assert not [one for one, count in inputs.items() if count > 1]
+    assert not [probe for probe, count in inputs.items() if count > 1]
 
 
 def test_every_query_has_five_graded_passages_that_differ_in_grade():
     grades = {}
     for probe in GRADED:
         grades.setdefault(probe.query, []).append(probe.grade)
-    assert all(len(found) == 5 for found in grades.values())
-    assert all(set(found) <= {0, 1, 2, 3} and len(set(found)) > 1 for found in grades.values())
+    assert all(len(query_grades) == 5 for query_grades in grades.values())
+    assert all(set(query_grades) <= {0, 1, 2, 3} and len(set(query_grades)) > 1 for query_grades in grades.values())
 
 
 def test_order_of_passages_gives_no_grade_away():
@@ -55,18 +60,18 @@ def test_order_of_passages_gives_no_grade_away():
     grades = {}
     for probe in GRADED:
         grades.setdefault(probe.query, []).append(probe.grade)
-    places = Counter(found.index(max(found)) for found in grades.values())
+    places = Counter(query_grades.index(max(query_grades)) for query_grades in grades.values())
     assert set(places) == {0, 1, 2, 3, 4}
     assert max(places.values()) <= len(grades) / 2
 
 
 def test_scripts_and_kinds_are_there():
-    found = set().union(*(scripts_of(probe.text) for probe in TEXTS))
-    assert found >= SCRIPTS
-    everything = "".join(probe.text for probe in TEXTS)
-    assert {"\u200b", "\u200d", "\u0301", "\ufeff", "\u202e"} & set(everything) >= {"\u200b", "\u200d", "\u0301"}
-    assert any(unicodedata.category(char) == "So" for char in everything), "no emoji"
-    assert "https://" in everything
+    scripts = set().union(*(scripts_of(probe.text) for probe in TEXTS))
+    assert scripts >= SCRIPTS
+    corpus = "".join(probe.text for probe in TEXTS)
+    assert {"\u200b", "\u200d", "\u0301", "\ufeff", "\u202e"} & set(corpus) >= {"\u200b", "\u200d", "\u0301"}
+    assert any(unicodedata.category(char) == "So" for char in corpus), "no emoji"
+    assert "https://" in corpus
     assert "" in {probe.text for probe in TEXTS if not probe.length}
     assert any(len(probe.text.split()) == 1 for probe in TEXTS)
     assert {probe.length for probe in TEXTS} == {None, *LENGTHS}
@@ -117,3 +122,54 @@ def test_digest_follows_every_part():
     for change in ({"text": "x"}, {"pair": "x"}, {"grade": 9}, {"length": "limit"}):
         changed = Probe(**{**vars(PAIRS[0]), **change})
         assert probes.digest((changed, *PAIRS[1:])) != before
+
+
+# ------------------------------------------------------------------------------- as tokens
+
+STORED = {
+    EncodedProbes: {
+        "ids": {"mask": 4}, "slow": "no slow tokenizer",
+        "tokenizer": {
+            "padding_side": "right", "truncation_side": "right", "model_max_length": 64,
+            "special_tokens": {"mask_token": "[MASK]", "additional_special_tokens": ["[A]"]}, "fields": ["input_ids"],
+        },
+        "modules": {"pooling": "mean", "normalize": True}, "vocabulary": 9, "type_vocabulary": None, "end": None,
+        "position_ids": False,
+    },
+    EncodedLongText: {"head": 1, "tail": 2, "positions": 64, "position_ids": True},
+    Encoded: {"position_ids": False},
+}  # fmt: skip
+"""Kind of inputs -> what lies beside their arrays in every store, in this order."""
+
+
+def store_tokens(file, facts):
+    metadata = {"pad": {"input_ids": 0}, "padding_side": "right", "extra": facts}
+    arrays = {"field.input_ids": np.arange(5), "offsets": np.array([0, 2, 5])}
+    save_file(arrays, file, {"encoded": json.dumps(metadata)})
+
+
+@pytest.mark.parametrize("kind", STORED, ids=lambda kind: kind.__name__)
+def test_tokens_are_stored_as_they_always_were(tmp_path, kind):
+    """Other bytes would be another artifact, and make everything that is measured of it stale."""
+    store_tokens(tmp_path / "old", STORED[kind])
+    kind.load(tmp_path / "old").save(tmp_path / "new")
+    assert (tmp_path / "new").read_bytes() == (tmp_path / "old").read_bytes()
+    with safe_open(tmp_path / "new", "numpy") as stored:
+        assert json.loads(stored.metadata()["encoded"])["extra"] == STORED[kind]
+
+
+def test_checkpoint_without_modules_has_none(tmp_path):
+    store_tokens(tmp_path / "old", STORED[EncodedProbes] | {"modules": {}})
+    encoded = EncodedProbes.load(tmp_path / "old")
+    assert encoded.facts.modules == ModuleSettings()
+    encoded.save(tmp_path / "new")
+    assert (tmp_path / "new").read_bytes() == (tmp_path / "old").read_bytes()
+
+
+@pytest.mark.parametrize("message", ["", "out of range\nand more"])
+def test_refusal_is_the_first_line_of_the_error(message):
+    def refuse(feeds):
+        raise IndexError(message)
+
+    assert stress.error_of(refuse, {}) == f"IndexError: {message.partition(chr(10))[0]}"
+    assert stress.error_of(lambda feeds: {}, {}) is None

@@ -36,10 +36,10 @@ DOCUMENT = '[[document]]\nsource = "a page"\nprecision = "fp16"\ntolerance = 0.0
 SCORE = '[[document.score]]\nkind = "similarity"\ninputs = ["a", "b"]\nvalue = 0.5\n'
 
 
-def folder_of(folder, text="", task="embedding", source="seeded:bert@7", more=""):
+def folder_of(folder, text="", task="embedding", source="seeded:bert@7", keys=""):
     """Write a model's folder with published.toml, and read model.toml."""
     pooling = 'pooling = "mean"\n' if task == "embedding" else ""
-    (folder / "model.toml").write_text(f'task = "{task}"\nsource = "{source}"\nmax_length = 64\n{pooling}{more}')
+    (folder / "model.toml").write_text(f'task = "{task}"\nsource = "{source}"\nmax_length = 64\n{pooling}{keys}')
     if text:
         (folder / "published.toml").write_text(text)
     return read_model(folder)
@@ -49,8 +49,8 @@ def folder_of(folder, text="", task="embedding", source="seeded:bert@7", more=""
 
 
 def test_rows_say_what_their_document_says(tmp_path):
-    other = DOCUMENT.replace("a page", "a paper").replace("0.01", "0.5")
-    rows = published.read(folder_of(tmp_path, DOCUMENT + SCORE + SCORE.replace("0.5", "1") + other + SCORE))
+    paper = DOCUMENT.replace("a page", "a paper").replace("0.01", "0.5")
+    rows = published.read(folder_of(tmp_path, DOCUMENT + SCORE + SCORE.replace("0.5", "1") + paper + SCORE))
     assert [(row.value, row.source, row.tolerance) for row in rows] == [
         (0.5, "a page", 0.01), (1.0, "a page", 0.01), (0.5, "a paper", 0.5),
     ]  # fmt: skip
@@ -90,7 +90,7 @@ LOGIT = SCORE.replace("similarity", "logit")
     ],
 )  # fmt: skip
 def test_wrong_published_toml_names_file_table_and_key(tmp_path, task, text, line, message):
-    model = folder_of(tmp_path, task=task, more="labels = 2\n")
+    model = folder_of(tmp_path, task=task, keys="labels = 2\n")
     (tmp_path / "published.toml").write_text(text)
     with pytest.raises(ModelError, match=message) as error:
         published.read(model)
@@ -114,13 +114,18 @@ def test_shipped_folders_are_those():
 # --------------------------------------------------------------------------------- comparison
 
 
-def row_of(value=0.5, kind="similarity", answer="", **more):
-    about = {"source": "https://example.org", "precision": "fp16", "tolerance": 0.01, "tolerance_reason": "fp16 rounds"}
-    return PublishedScore(kind=kind, inputs=("first " * 20, "second"), value=value, answer=answer, **(about | more))
+def row_of(value=0.5, kind="similarity", answer="", **keys):
+    defaults = {
+        "source": "https://example.org",
+        "precision": "fp16",
+        "tolerance": 0.01,
+        "tolerance_reason": "fp16 rounds",
+    }
+    return PublishedScore(kind=kind, inputs=("first " * 20, "second"), value=value, answer=answer, **(defaults | keys))
 
 
 @pytest.mark.parametrize(
-    ("row", "found", "ceiling", "missed"),
+    ("row", "reproduced", "ceiling", "missed"),
     [
         (row_of(), ReproducedScore(0.509), None, False),
         (row_of(), ReproducedScore(0.511), None, True),
@@ -134,8 +139,8 @@ def row_of(value=0.5, kind="similarity", answer="", **more):
         (row_of(kind="colbert"), ReproducedScore(9.0), None, True),
     ],
 )
-def test_what_is_off_by_more_than_it_may_be_is_missed(row, found, ceiling, missed):
-    assert bool(published_scores.misses("tiny", [row], [found], ceiling)) == missed
+def test_what_is_off_by_more_than_it_may_be_is_missed(row, reproduced, ceiling, missed):
+    assert bool(published_scores.misses("tiny", [row], [reproduced], ceiling)) == missed
 
 
 def test_message_has_all_that_one_needs():
@@ -175,9 +180,9 @@ class Built:
         return self.store.run(self.root).folder
 
     @property
-    def measured(self):
-        for one in self.step.lineage():
-            artifact = self.store.run(one)
+    def reproduced(self):
+        for step in self.step.lineage():
+            artifact = self.store.run(step)
         return published_scores.load(artifact.folder)
 
     def load(self, auto_class):
@@ -188,27 +193,27 @@ class Built:
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory):
+def shared_store(tmp_path_factory):
     return Store(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture
-def build(kept, tmp_path):
+def build(shared_store, tmp_path):
     """Return a function: task, architecture, scores, further keys -> Built."""
 
-    def build(task, architecture, scores, more=""):
-        model = folder_of(tmp_path, DOCUMENT + scores, task, f"seeded:{architecture}@9", more)
+    def build(task, architecture, scores, keys=""):
+        model = folder_of(tmp_path, DOCUMENT + scores, task, f"seeded:{architecture}@9", keys)
         none = Checkpoint(None, None, "sha256:" + "0" * 64)
         auto_class = TASKS[task].auto_class
         root = recipes.prepare(task, none, model.settings.source, auto_class, model.settings.labels)
         tokens, rows = plan_tokens(model, root), published.read(model)
-        return Built(model, rows, root, tokens, plan_published(model, rows, root, tokens), kept)
+        return Built(model, rows, root, tokens, plan_published(model, rows, root, tokens), shared_store)
 
     return build
 
 
-def score(kind, *inputs, **more):
-    keys = {"inputs": list(inputs), "value": 0.0} | more
+def score(kind, *inputs, **overrides):
+    keys = {"inputs": list(inputs), "value": 0.0} | overrides
     return f'[[document.score]]\nkind = "{kind}"\n' + "".join(f"{key} = {json.dumps(keys[key])}\n" for key in keys)
 
 
@@ -219,8 +224,8 @@ def test_similarity_is_the_cosine_of_transformers_embeddings(build):
     model, tokenizer = built.load("AutoModel")
     with torch.inference_mode():
         hidden = [model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0] for text in (FERRY, QUESTION)]
-    expected = torch.cosine_similarity(*(one.mean(0) for one in hidden), dim=0).item()
-    assert [one.value for one in built.measured] == pytest.approx([expected, 1], abs=1e-6)
+    expected = torch.cosine_similarity(*(vectors.mean(0) for vectors in hidden), dim=0).item()
+    assert [score.value for score in built.reproduced] == pytest.approx([expected, 1], abs=1e-6)
     assert abs(expected - 1) > 0.01
 
 
@@ -232,23 +237,23 @@ def test_logit_of_a_reranker_is_transformers_own(build):
     with torch.inference_mode():
         expected = [model(**tokenizer(*pair, return_tensors="pt")).logits.item()
                     for pair in ((QUESTION, FERRY), (FERRY, QUESTION))]  # fmt: skip
-    assert [one.value for one in built.measured] == pytest.approx(expected, abs=1e-5)
+    assert [score.value for score in built.reproduced] == pytest.approx(expected, abs=1e-5)
     assert abs(expected[0] - expected[1]) > 1e-3
 
 
 def test_logit_of_a_decoder_is_yes_against_no(build):
     import torch
 
-    more = f"template = {json.dumps(TEMPLATE)}\n"
-    built = build("decoder-rerank", "qwen3", score("logit", "Who?", "The crew."), more)
+    keys = f"template = {json.dumps(TEMPLATE)}\n"
+    built = build("decoder-rerank", "qwen3", score("logit", "Who?", "The crew."), keys)
     model, tokenizer = built.load("AutoModelForCausalLM")
     before, after = TEMPLATE.replace("{query}", "Who?").split("{passage}")
     ids = [token for part in (before, "The crew.", after) for token in tokenizer.encode(part, add_special_tokens=False)]
     yes, no = tokenizer.convert_tokens_to_ids(["yes", "no"])
     with torch.inference_mode():
         logits = model(torch.tensor([ids])).logits[0, -1]
-    (found,) = built.measured
-    assert found.value == pytest.approx((logits[yes] - logits[no]).item(), abs=1e-4)
+    (reproduced,) = built.reproduced
+    assert reproduced.value == pytest.approx((logits[yes] - logits[no]).item(), abs=1e-4)
 
 
 def test_probabilities_are_those_of_transformers_pipeline(build):
@@ -259,27 +264,27 @@ def test_probabilities_are_those_of_transformers_pipeline(build):
     model, tokenizer = built.load("AutoModelForSequenceClassification")
     ask = pipeline("text-classification", model=model, tokenizer=tokenizer, top_k=None)
     expected = {
-        (kind, int(one["label"].removeprefix("LABEL_"))): one["score"]
+        (kind, int(answer["label"].removeprefix("LABEL_"))): answer["score"]
         for kind, function in (("probability", "softmax"), ("logit", "none"))
-        for one in ask([FERRY], function_to_apply=function)[0]
+        for answer in ask([FERRY], function_to_apply=function)[0]
     }
-    found = {(row.kind, row.label): one.value for row, one in zip(built.rows, built.measured, strict=True)}
-    assert found == pytest.approx(expected, abs=1e-5)
+    reproduced = {(row.kind, row.label): score.value for row, score in zip(built.rows, built.reproduced, strict=True)}
+    assert reproduced == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("architecture", ["roberta", "deberta_v2"])
 def test_answers_are_those_of_transformers_pipeline(build, architecture):
     from transformers import pipeline
 
-    asked = [(QUESTION, FERRY), ("When?", FERRY), ("Who?", "The island's crew."), (FERRY, QUESTION)]
-    rows = "".join(score("answer", *pair, answer="?") for pair in asked)
+    pairs = [(QUESTION, FERRY), ("When?", FERRY), ("Who?", "The island's crew."), (FERRY, QUESTION)]
+    rows = "".join(score("answer", *pair, answer="?") for pair in pairs)
     built = build("question-answering", architecture, rows, "labels = 2\n")
     model, tokenizer = built.load("AutoModelForQuestionAnswering")
     ask = pipeline("question-answering", model=model, tokenizer=tokenizer)
-    for (question, context), found in zip(asked, built.measured, strict=True):
+    for (question, context), reproduced in zip(pairs, built.reproduced, strict=True):
         expected = ask(question=question, context=context, align_to_words=False)
-        assert found.answer == context[expected["start"] : expected["end"]]
-        assert found.value == pytest.approx(expected["score"], abs=1e-5)
+        assert reproduced.answer == context[expected["start"] : expected["end"]]
+        assert reproduced.value == pytest.approx(expected["score"], abs=1e-5)
 
 
 def test_three_heads_are_compared_as_flagembedding_does(build):
@@ -291,14 +296,14 @@ def test_three_heads_are_compared_as_flagembedding_does(build):
     outputs = TorchRuntime(built.checkpoint, "fixtures.m3:load", 1)(feeds)
     dense, lexical, colbert = vars(bge_m3.vectors(outputs, feeds, dropped_ids(tokenizer))).values()
     expected = [dense_score(*dense), lexical_score(*lexical), colbert_score(*colbert)]
-    assert [one.value for one in built.measured] == pytest.approx(expected, abs=1e-5)
+    assert [score.value for score in built.reproduced] == pytest.approx(expected, abs=1e-5)
     assert expected[1] > 0
 
 
 def test_a_label_that_the_model_lacks_is_said(build):
     built = build("text-classification", "distilbert", score("logit", FERRY, label=3), "labels = 3\n")
     with pytest.raises(StepFailed, match="names label 3, and the model has 3, counted from 0"):
-        built.measured  # noqa: B018
+        built.reproduced  # noqa: B018
 
 
 def test_variant_is_measured_on_the_same_tokens(build):
@@ -306,17 +311,17 @@ def test_variant_is_measured_on_the_same_tokens(build):
     plain = VARIANT["plain"]
     artifact = recipes.plan("tiny", plain, built.root, "text-classification", MACHINE)
     step = plan_variant(built.model, built.rows, plain.provider, artifact, built.step, MACHINE)
-    for one in step.lineage():
-        folder = built.store.run(one).folder
-    found = [one.value for one in published_scores.load(folder)]
-    assert found == pytest.approx([one.value for one in built.measured], abs=1e-4)
+    for needed in step.lineage():
+        folder = built.store.run(needed).folder
+    of_variant = [score.value for score in published_scores.load(folder)]
+    assert of_variant == pytest.approx([score.value for score in built.reproduced], abs=1e-4)
 
 
 def test_the_store_asks_again_only_if_something_else_is_asked(build):
     """A tolerance or a published value that is corrected needs no new measurement; an input or a setting does."""
 
-    def key(scores, more=""):
-        return key_of(build("embedding", "bert", scores, more).step.document)
+    def key(scores, keys=""):
+        return key_of(build("embedding", "bert", scores, keys).step.document)
 
     first = key(score("similarity", FERRY, QUESTION))
     assert key(score("similarity", FERRY, QUESTION, value=0.25)) == first
@@ -333,11 +338,11 @@ HUB = f'task = "embedding"\nsource = "hub:example/tiny@{COMMIT}"\nmax_length = 6
 
 
 @pytest.fixture
-def house(kept, tmp_path, monkeypatch):
+def house(shared_store, tmp_path, monkeypatch):
     """An empty house that knows no hub but an empty cache."""
     for name, value in {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}.items():
         monkeypatch.setenv(name, value)
-    return House(tmp_path, kept.root)
+    return House(tmp_path, shared_store.root)
 
 
 @pytest.fixture
@@ -363,7 +368,7 @@ def similarity(cached):
     model, tokenizer = (kind.from_pretrained(cached) for kind in (transformers.AutoModel, transformers.AutoTokenizer))
     with torch.inference_mode():
         hidden = [model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0] for text in (FERRY, QUESTION)]
-    return torch.cosine_similarity(*(one.mean(0) for one in hidden), dim=0).item()
+    return torch.cosine_similarity(*(vectors.mean(0) for vectors in hidden), dim=0).item()
 
 
 def publish(house, value):
@@ -374,16 +379,16 @@ def publish(house, value):
 
 def test_snapshot_in_the_hubs_cache_is_judged(house, similarity):
     publish(house, similarity)
-    done = house.run("--variant", "plain", "--require-all", "-k", "ceiling or published")
-    assert done.returncode == 0, done.text
-    assert "2 passed" in done.text
+    run = house.run("--variant", "plain", "--require-all", "-k", "ceiling or published")
+    assert run.returncode == 0, run.text
+    assert "2 passed" in run.text
     assert house.statuses() == {"plain": "unbaselined"}
 
 
 def test_published_score_that_is_not_reproduced_fails(house, similarity):
     publish(house, round(similarity + 0.02, 4))
-    done = house.run("--variant", "plain", "-k", "published")
-    assert done.returncode == 1, done.text
+    run = house.run("--variant", "plain", "-k", "published")
+    assert run.returncode == 1, run.text
     (failure,) = house.gate()["failures"]
     assert (failure["model"], failure["check"]) == ("tiny", "published_scores_are_reproduced")
     for part in (
@@ -397,39 +402,39 @@ def test_wrong_pooling_in_model_toml_is_noticed(house, similarity):
     """What published scores are for: no stored reference knows how a model is meant."""
     publish(house, similarity)
     house.add("tiny", HUB.replace("mean", "cls"))
-    done = house.run("--variant", "plain", "-k", "published")
-    assert done.returncode == 1, done.text
-    assert "compare task, pooling, normalize and source in model.toml" in done.text
+    run = house.run("--variant", "plain", "-k", "published")
+    assert run.returncode == 1, run.text
+    assert "compare task, pooling, normalize and source in model.toml" in run.text
 
 
 def test_the_other_snapshot_would_be_noticed(house, cached):
     house.add("tiny", HUB.replace(COMMIT, OTHER))
-    done = house.run("--variant", "plain", "-k", "published")
-    assert done.returncode == 1, done.text
-    assert "tiny: cannot be tokenised" in done.text
+    run = house.run("--variant", "plain", "-k", "published")
+    assert run.returncode == 1, run.text
+    assert "tiny: cannot be tokenised" in run.text
 
 
 def test_wrong_published_toml_is_a_usage_error(house, cached):
     folder = house.add("tiny", HUB)
     (folder / "published.toml").write_text(DOCUMENT + SCORE.replace("similarity", "likeness"))
-    done = house.run()
-    assert done.returncode == 4, done.text
-    assert "published.toml:6: document[0].score[0].kind: 'likeness' cannot be compared" in done.text
-    assert "Traceback" not in done.text
+    run = house.run()
+    assert run.returncode == 4, run.text
+    assert "published.toml:6: document[0].score[0].kind: 'likeness' cannot be compared" in run.text
+    assert "Traceback" not in run.text
 
 
 def test_model_without_published_scores_is_no_failure(house, cached):
     house.add("tiny", HUB)
-    done = house.run("--variant", "plain", "--require-all", "-k", "published")
-    assert done.returncode == 0, done.text
-    assert "1 not applicable" in done.text
+    run = house.run("--variant", "plain", "--require-all", "-k", "published")
+    assert run.returncode == 0, run.text
+    assert "1 not applicable" in run.text
 
 
 def test_without_a_cache_it_is_unsupported(house):
     publish(house, 0.5)
-    done = house.run("--variant", "plain")
-    assert done.returncode in (0, 5), done.text
+    run = house.run("--variant", "plain")
+    assert run.returncode in (0, 5), run.text
     (model,) = house.gate()["models"]
-    assert [(one["status"], "neither cached nor reachable" in one["reason"]) for one in model["variants"]] == [
-        ("unsupported", True)
-    ]
+    assert [
+        (variant["status"], "neither cached nor reachable" in variant["reason"]) for variant in model["variants"]
+    ] == [("unsupported", True)]

@@ -42,9 +42,9 @@ def test_every_task_has_limits_for_its_updates():
     [(EMBEDDINGS, EMBEDDED), (RELEVANCE, LOGITS), (CLASSES, LABELLED)],
 )
 def test_nothing_moves_where_nothing_changed(kind, scores):
-    found = kind.measure(scores, scores.copy(), LISTS)
-    assert set(found.metrics) == set(kind.metrics)
-    assert not [name for name, value in found.metrics.items() if METRICS[name].breaks(value, perfect(name))]
+    update = kind.measure(scores, scores.copy(), LISTS)
+    assert set(update.metrics) == set(kind.metrics)
+    assert not [name for name, value in update.metrics.items() if METRICS[name].breaks(value, perfect(name))]
 
 
 def perfect(name):
@@ -54,19 +54,19 @@ def perfect(name):
 def test_rotation_and_another_width_change_no_meaning_of_embeddings():
     turned = EMBEDDED @ np.linalg.qr(RANDOM.standard_normal((8, 8)))[0]
     wider = np.hstack([turned, np.zeros((12, 4))])
-    found = embeddings_update(EMBEDDED, wider, NONE)
-    assert found.metrics["max_similarity_change"] < 1e-9
-    assert found.metrics["neighbour_order_flips"] == 0
+    update = embeddings_update(EMBEDDED, wider, NONE)
+    assert update.metrics["max_similarity_change"] < 1e-9
+    assert update.metrics["neighbour_order_flips"] == 0
 
 
 def test_one_text_that_moved_is_the_one_that_is_listed():
     moved = EMBEDDED.copy()
     moved[3] = moved[7]
-    found = embeddings_update(EMBEDDED, moved, NONE)
-    assert found.moves[0].rows.count(3) == 1
+    update = embeddings_update(EMBEDDED, moved, NONE)
+    assert update.moves[0].rows.count(3) == 1
     similarity = similarities(EMBEDDED)
-    assert found.moves[0].before == f"cosine {similarity[found.moves[0].rows]:.3f}"
-    assert found.metrics["max_similarity_change"] == pytest.approx(np.abs(similarity - similarities(moved)).max())
+    assert update.moves[0].before == f"cosine {similarity[update.moves[0].rows]:.3f}"
+    assert update.metrics["max_similarity_change"] == pytest.approx(np.abs(similarity - similarities(moved)).max())
 
 
 def test_order_flips_count_decided_comparisons_only():
@@ -80,31 +80,31 @@ def test_order_flips_count_decided_comparisons_only():
 
 
 def test_monotonous_change_keeps_order_and_moves_thresholds():
-    found = relevance_update(LOGITS, LOGITS * 2 + 3, LISTS)
-    assert found.metrics["kendall_tau"] == 1
-    assert found.metrics["top1_agreement"] == 1
-    assert found.metrics["max_threshold_shift"] == pytest.approx(np.abs(LOGITS + 3).max())
+    update = relevance_update(LOGITS, LOGITS * 2 + 3, LISTS)
+    assert update.metrics["kendall_tau"] == 1
+    assert update.metrics["top1_agreement"] == 1
+    assert update.metrics["max_threshold_shift"] == pytest.approx(np.abs(LOGITS + 3).max())
 
 
 def test_threshold_shift_is_that_of_the_sorted_logits():
     """Swapping two passages' logits moves no threshold at all, though order turns round."""
     swapped = LOGITS.copy()
     swapped[[0, 1]] = swapped[[1, 0]]
-    found = relevance_update(LOGITS, swapped, LISTS)
-    assert found.metrics["max_threshold_shift"] == 0
-    assert found.metrics["kendall_tau"] < 1
-    assert {found.moves[0].rows, found.moves[1].rows} == {(0,), (1,)}
+    update = relevance_update(LOGITS, swapped, LISTS)
+    assert update.metrics["max_threshold_shift"] == 0
+    assert update.metrics["kendall_tau"] < 1
+    assert {update.moves[0].rows, update.moves[1].rows} == {(0,), (1,)}
 
 
 def test_flipped_labels_are_listed_first():
     new = LABELLED + 0.5  # no probability moves
     best = new[5].argmax()
     new[5, (best + 1) % 3] = new[5, best] + 0.01
-    found = class_update(LABELLED, new, NONE)
-    assert found.metrics["argmax_agreement"] == pytest.approx(11 / 12)
-    assert found.moves[0].rows == (5,)
-    assert found.moves[0].before.startswith(f"label {best} ")
-    assert found.moves[0].after.startswith(f"label {(best + 1) % 3} ")
+    update = class_update(LABELLED, new, NONE)
+    assert update.metrics["argmax_agreement"] == pytest.approx(11 / 12)
+    assert update.moves[0].rows == (5,)
+    assert update.moves[0].before.startswith(f"label {best} ")
+    assert update.moves[0].after.startswith(f"label {(best + 1) % 3} ")
 
 
 def test_spans_and_token_labels_are_counted_by_probe():
@@ -114,9 +114,9 @@ def test_spans_and_token_labels_are_counted_by_probe():
     after = before.copy()
     after[5] = 0
     after[6] = 5
-    found = span_update(before, after, layout)
-    assert found.metrics == {"span_agreement": 0.5}
-    assert found.moves[0] == Move((1,), "tokens 1-1", "2-2")
+    update = span_update(before, after, layout)
+    assert update.metrics == {"span_agreement": 0.5}
+    assert update.moves[0] == Move((1,), "tokens 1-1", "2-2")
     tokens = class_update(before - [0, 1], after - [0, 1], layout)
     assert tokens.moves[0].rows in ((0,), (1,))
     assert "labels" in tokens.moves[0].before
@@ -131,9 +131,9 @@ def test_spans_and_token_labels_are_counted_by_probe():
     ],
 )
 def test_what_cannot_be_measured_says_why(kind, approved, new, reason):
-    found = kind.measure(approved, new, LISTS)
-    assert not found.metrics
-    assert reason in found.reason
+    update = kind.measure(approved, new, LISTS)
+    assert not update.metrics
+    assert reason in update.reason
 
 
 # -------------------------------------------------------------------------------- through the gate
@@ -141,18 +141,18 @@ def test_what_cannot_be_measured_says_why(kind, approved, new, reason):
 
 def test_candidate_that_is_the_approved_checkpoint_has_nothing_to_do(shop):
     folder, house, digest = shop
-    done = house.run(f"--candidate=bert={folder / 'first'}")
-    assert done.returncode == 0, done.text
-    assert "nothing to do: the candidate is the approved checkpoint" in done.text
+    run = house.run(f"--candidate=bert={folder / 'first'}")
+    assert run.returncode == 0, run.text
+    assert "nothing to do: the candidate is the approved checkpoint" in run.text
     assert digest in house.gate()["models"][0]["recommendation"]
     assert house.gate()["verdict"] == "pass"
-    assert not done.heavy
+    assert not run.heavy
 
 
 def test_candidate_that_means_the_same_passes(shop):
     folder, house, _ = shop
-    done = house.run(f"--candidate=bert={folder / 'near'}", *FEW, "--require-all")
-    assert done.returncode == 0, done.text
+    run = house.run(f"--candidate=bert={folder / 'near'}", *FEW, "--require-all")
+    assert run.returncode == 0, run.text
     assert house.statuses() == {"plain": "pass", "quantized": "pass"}
     update = house.gate()["models"][0]["update"]
     assert 0 < update["max_similarity_change"] < DEFAULTS["max_similarity_change"]
@@ -161,8 +161,8 @@ def test_candidate_that_means_the_same_passes(shop):
 
 def test_candidate_that_means_something_else_fails_and_says_what_moved(shop):
     folder, house, _ = shop
-    done = house.run(f"--candidate=bert={folder / 'far'}", *FEW)
-    assert done.returncode == 1, done.text
+    run = house.run(f"--candidate=bert={folder / 'far'}", *FEW)
+    assert run.returncode == 1, run.text
     (failure,) = house.gate()["failures"]
     assert failure["check"] == "update_keeps_its_meaning"
     assert "moved most, before -> after:" in failure["message"]
@@ -179,8 +179,8 @@ def test_update_limits_are_those_of_model_toml(shop, tmp_path):
     text = (house.baselines / "bert" / "model.toml").read_text()
     try:
         (house.baselines / "bert" / "model.toml").write_text(text + "[update]\nmax_similarity_change = 1e-9\n")
-        done = house.run(f"--candidate=bert={folder / 'near'}", *FEW)
-        assert done.returncode == 1, done.text
+        run = house.run(f"--candidate=bert={folder / 'near'}", *FEW)
+        assert run.returncode == 1, run.text
         assert "max_similarity_change" in house.gate()["failures"][0]["message"]
     finally:
         (house.baselines / "bert" / "model.toml").write_text(text)
@@ -190,24 +190,24 @@ def test_approved_candidate_is_the_baseline(shop):
     """model.toml, reference, tier and pins change together; afterwards the plain run passes, and the old
     checkpoint stands in the history."""
     folder, house, digest = shop
-    kept = {file: file.read_bytes() for file in (house.baselines / "bert").iterdir()}
-    done = house.run(f"--candidate=bert={folder / 'far'}", *FEW, "--approve")
-    assert done.returncode == 0, done.text
-    assert "outside [update], recorded because of --approve: " in done.text
+    contents = {file: file.read_bytes() for file in (house.baselines / "bert").iterdir()}
+    run = house.run(f"--candidate=bert={folder / 'far'}", *FEW, "--approve")
+    assert run.returncode == 0, run.text
+    assert "outside [update], recorded because of --approve: " in run.text
     model = house.gate()["models"][0]
     assert (model["candidate"], model["approved"]) == (f"path:{folder / 'far'}", digest)
     text = (house.baselines / "bert" / "model.toml").read_text()
     assert "# a remark that stays" in text
     assert 'source = "path:../../far"' in text
     reference = json.loads((house.baselines / "bert" / "reference.json").read_text())
-    assert [one["digest"] for one in reference["history"]] == [digest]
+    assert [provenance["digest"] for provenance in reference["history"]] == [digest]
     assert reference["provenance"]["digest"] in text
-    done = house.run(*FEW)
-    assert done.returncode == 0, done.text
+    run = house.run(*FEW)
+    assert run.returncode == 0, run.text
     assert house.statuses() == {"plain": "pass", "quantized": "pass"}
     for file in (house.baselines / "bert").iterdir():
         file.unlink()
-    for file, content in kept.items():
+    for file, content in contents.items():
         file.write_bytes(content)
 
 
@@ -217,11 +217,11 @@ def test_failed_candidate_is_not_approved(shop, tmp_path):
     text = before["model.toml"].decode()
     (house.baselines / "bert" / "model.toml").write_text(text + "[ceilings.fp32]\nmax_abs_error = 0\n")
     try:
-        done = house.run(f"--candidate=bert={folder / 'far'}", *FEW, "--approve")
+        run = house.run(f"--candidate=bert={folder / 'far'}", *FEW, "--approve")
     finally:
         (house.baselines / "bert" / "model.toml").write_text(text)
-    assert done.returncode == 1, done.text
-    assert "NOT APPROVED bert" in done.text
+    assert run.returncode == 1, run.text
+    assert "NOT APPROVED bert" in run.text
     assert {file.name: file.read_bytes() for file in (house.baselines / "bert").iterdir()} == before
 
 
@@ -241,12 +241,12 @@ def test_wrong_candidate_is_a_usage_error(shop, options, message):
     _, house, _ = shop
     folder = house.add("fresh", EMBEDDER + LOOSE)
     try:
-        done = house.run(*options)
+        run = house.run(*options)
     finally:
         (folder / "model.toml").unlink()
         folder.rmdir()
-    assert done.returncode == 4, done.text
-    assert message in done.text
+    assert run.returncode == 4, run.text
+    assert message in run.text
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_wrong_candidate_is_a_usage_error(shop, options, message):
 def test_wrong_update_limit_names_file_and_key(tmp_path, line, message):
     house = House(tmp_path, tmp_path / "store")
     house.add("tiny", EMBEDDER + f"[update]\n{line}\n")
-    done = house.run()
-    assert done.returncode == 4, done.text
-    assert message in done.text
-    assert "model.toml:" in done.text
+    run = house.run()
+    assert run.returncode == 4, run.text
+    assert message in run.text
+    assert "model.toml:" in run.text
