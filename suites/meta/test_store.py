@@ -265,7 +265,7 @@ def test_store_is_located_by_option_then_environment_then_cache(tmp_path, monkey
 
 def test_store_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match=r"file cannot be written: .*; name another with --store"):
+    with pytest.raises(StoreError, match=r"file cannot be written: .*; name another folder with --store"):
         Store(tmp_path / "file")
 
 
