@@ -79,7 +79,7 @@ def compare_with_rivals(
     def compare(model: str, variant: str, faulty: Path) -> Comparison:
         return Comparison(study.checkpoints[model], study.sound[model][variant], faulty, settings_of(model), variant)
 
-    asked = {
+    comparisons = {
         index: compare(verdict.model, verdict.variant, verdict.folder)
         for index, verdict in enumerate(verdicts)
         if verdict.matters and verdict.variant in SIDE_BY_SIDE and verdict.fault.change_settings is keep_settings
@@ -90,7 +90,7 @@ def compare_with_rivals(
         for variant in SIDE_BY_SIDE
     }
     with ProcessPoolExecutor(study.machine.threads, get_context("spawn")) as pool:
-        complaints = dict(zip(asked, pool.map(ask_rivals, asked.values(), chunksize=8), strict=True))
+        complaints = dict(zip(comparisons, pool.map(ask_rivals, comparisons.values(), chunksize=8), strict=True))
         of_sound = dict(zip(sound, pool.map(ask_rivals, sound.values()), strict=True))
     alarms = {(rival, *place) for place, complaint in of_sound.items() for rival, words in complaint.items() if words}
     return complaints, alarms

@@ -20,14 +20,14 @@ Alarm = tuple[str, str, str]
 class Tally:
     """How often a tool sees a fault, over the artifacts in which the fault matters."""
 
-    seen: int = 0
-    asked: int = 0
+    detected: int = 0
+    artifacts: int = 0
 
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(self.seen + other.seen, self.asked + other.asked)
+    def __add__(self, tally: Tally) -> Tally:
+        return Tally(self.detected + tally.detected, self.artifacts + tally.artifacts)
 
     def __str__(self) -> str:
-        return f"{self.seen}/{self.asked}" if self.asked else "-"
+        return f"{self.detected}/{self.artifacts}" if self.artifacts else "-"
 
 
 def document(
