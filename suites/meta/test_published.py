@@ -125,7 +125,7 @@ def row_of(value=0.5, kind="similarity", answer="", **keys):
 
 
 @pytest.mark.parametrize(
-    ("row", "reproduced", "ceiling", "missed"),
+    ("published_score", "reproduced", "ceiling", "missed"),
     [
         (row_of(), ReproducedScore(0.509), None, False),
         (row_of(), ReproducedScore(0.511), None, True),
@@ -139,8 +139,8 @@ def row_of(value=0.5, kind="similarity", answer="", **keys):
         (row_of(kind="colbert"), ReproducedScore(9.0), None, True),
     ],
 )
-def test_what_is_off_by_more_than_it_may_be_is_missed(row, reproduced, ceiling, missed):
-    assert bool(published_scores.misses("tiny", [row], [reproduced], ceiling)) == missed
+def test_what_is_off_by_more_than_it_may_be_is_missed(published_score, reproduced, ceiling, missed):
+    assert bool(published_scores.misses("tiny", [published_score], [reproduced], ceiling)) == missed
 
 
 def test_message_has_all_that_one_needs():
