@@ -9,7 +9,7 @@ import dataclasses
 import pytest
 
 from fixtures.faults.table import FAULT, FAULTS
-from suites.meta.detection.study import DetectionStudy
+from suites.meta.studies.detection.study import DetectionStudy
 
 
 @pytest.fixture(scope="module")

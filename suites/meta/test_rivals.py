@@ -8,7 +8,7 @@ from fixtures.faults.planting import build_faulty_artifact
 from fixtures.faults.table import FAULT
 from fixtures.models.settings import Settings
 from fixtures.runtimes import hardware
-from suites.meta.detection.rivals import RIVALS, Comparison
+from suites.meta.studies.detection.rivals import RIVALS, Comparison
 
 SETTINGS = Settings(task="embedding", source="seeded:bert@7", max_length=64, pooling="mean", normalize=True)
 

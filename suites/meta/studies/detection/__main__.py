@@ -16,10 +16,10 @@ from pathlib import Path
 
 from fixtures.faults.fault import keep_settings
 from fixtures.faults.table import FAULT
-from suites.meta.detection.document import SIDE_BY_SIDE, Alarm, document
-from suites.meta.detection.rivals import Comparison, ask_rivals
-from suites.meta.detection.study import MODELS, DetectionStudy, Verdict, settings_of
 from suites.meta.house import ROOT
+from suites.meta.studies.detection.document import SIDE_BY_SIDE, Alarm, document
+from suites.meta.studies.detection.rivals import Comparison, ask_rivals
+from suites.meta.studies.detection.study import MODELS, DetectionStudy, Verdict, settings_of
 
 
 def main() -> int:

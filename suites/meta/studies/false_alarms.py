@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 THREADS = ("1", "2")
 FOLDERS = ("short", "with spaces in it", "a-" + "long-" * 20 + "name")
 ZOO = ("--baselines", "baselines/zoo")
