@@ -18,7 +18,7 @@ from fixtures.runtimes.session import Feeds, Runtime
 from fixtures.scoring import closeness
 from fixtures.scoring.ceilings import INT8
 from fixtures.scoring.tasks import Scoring, Task
-from fixtures.scoring.update import LABELS
+from fixtures.scoring.update import CLASSES
 
 
 def pytest_exportgate_variants() -> Sequence[Variant]:
@@ -41,9 +41,9 @@ def pytest_exportgate_tasks() -> Sequence[Task]:
             export_task="text-classification",
             outputs={"logits": ("batch", None)},
             scores=scaled_labels,
-            compare=closeness.classification,
+            compare=closeness.compare_classes,
             metrics=("max_logit_error", "argmax_agreement", "max_probability_change"),
-            update=LABELS,
+            update=CLASSES,
         )
     ]
 
