@@ -67,8 +67,8 @@ def test_speed(case: Case, measured: Measured, speed: Speed, speed_before: Speed
     require(verdict)
     if verdict.tendency is Tendency.UNDECIDED:
         measured.undecided.append(Undecided(Measurement(Quantity.SPEED), verdict.comparison))
-        again = "run" if is_decisive(speed_before) else "approve"
-        undecided(case.context, f"{name_of(case)}: {verdict.comparison}; {again} it again at a quiet time")
+        remedy = "run" if is_decisive(speed_before) else "approve"
+        undecided(case.context, f"{name_of(case)}: {verdict.comparison}; {remedy} it again at a quiet time")
 
 
 def note_stale(measured: Measured, tendency: Tendency, comparison: str) -> None:
