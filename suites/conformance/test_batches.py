@@ -1,14 +1,16 @@
-"""Batch and length: a text scores alike alone and in company, and what is no input is refused."""
+"""Batch and length: a text scores alike alone and in company, and an invalid input is refused."""
 
 import numpy as np
 import pytest
 
+from fixtures.arrays import Array
 from fixtures.gate.case import Case
 from fixtures.gate.verdicts import TWO_SIDES, judge_batch
 from fixtures.plugin.outcomes import inapplicable, require
 from fixtures.plugin.suite_fixtures import NoteFinding
 from fixtures.runtimes import opening
 from fixtures.scoring import stress
+from fixtures.scoring.encoded import Encoded
 from fixtures.scoring.stress import StressReference, past_the_limit, unknown_token
 
 pytestmark = pytest.mark.check
@@ -16,8 +18,8 @@ pytestmark = pytest.mark.check
 LARGEST = 32
 
 
-def alone(case, encoded):
-    """Return the scores of each row on its own, one after another."""
+def score_rows_alone(case: Case, encoded: Encoded) -> Array:
+    """Return the scores of each row in a batch of its own, one after another."""
     return np.concatenate([case.score(encoded.feeds(np.array([row]))) for row in range(len(encoded.lengths))])
 
 
@@ -27,7 +29,7 @@ def test_batch_scores_like_its_rows_alone(case: Case, batch: int, finding: NoteF
     encoded = case.subject.encoded.subset(stress.short_probes(case.subject.encoded, batch))
     feeds = encoded.feeds(np.arange(batch))
     against = f"the same rows alone, batch {batch}"
-    verdict = require(judge_batch(case, alone(case, encoded), case.score(feeds), feeds, against, TWO_SIDES))
+    verdict = require(judge_batch(case, score_rows_alone(case, encoded), case.score(feeds), feeds, against, TWO_SIDES))
     if case.variant.precision.name == "int8" and batch == LARGEST:
         metric = case.subject.task.metrics[0]
         finding(f"dynamic int8 depends on the batch: in one of {batch}, {metric} {verdict.metrics[metric]:.2g}")
@@ -41,19 +43,19 @@ def test_lengths_score_together_as_alone(case: Case, lengths: str) -> None:
     encoded = stress.long_prefixes(case.subject.long, counts)
     feeds = encoded.feeds(np.arange(len(counts)))
     against = f"the same rows alone, lengths {counts}"
-    require(judge_batch(case, alone(case, encoded), case.score(feeds), feeds, against, TWO_SIDES))
+    require(judge_batch(case, score_rows_alone(case, encoded), case.score(feeds), feeds, against, TWO_SIDES))
 
 
 @pytest.mark.parametrize("fault", ["past-the-limit", "unknown-token"])
 def test_what_is_no_input_is_refused(case: Case, stress_reference: StressReference, fault: str) -> None:
-    """Where PyTorch raises, the export does: never a number."""
+    """Where PyTorch raises an error, the export does too, and returns no scores."""
     if fault not in stress_reference.refused:
-        inapplicable("PyTorch answers it: rotary and relative positions have no end")
+        inapplicable("PyTorch accepts it: rotary and relative positions have no limit")
     subject = case.subject
     feeds = unknown_token(subject.encoded) if fault == "unknown-token" else past_the_limit(subject.long)
-    # A session of its own: OpenVINO misreads what comes after an input that it should have refused.
+    # A new session: OpenVINO misreads whatever follows an input that it should have refused.
     runtime = opening.open_session(case.file, case.context.machine.threads, case.provider)
-    runtime(case.subject.encoded.feeds(stress.short_probes(case.subject.encoded)))  # what is an input, it takes
+    runtime(case.subject.encoded.feeds(stress.short_probes(case.subject.encoded)))  # a valid input is accepted
     try:
         outputs = runtime(feeds)
     except Exception:  # ONNX Runtime's errors have no common base

@@ -21,7 +21,7 @@ def test_inputs_are_what_the_tokenizer_makes(
 
     Of a ready-made file, int32 is remarked on: its callers have to cast.
     """
-    inputs = {name: one for name, one in input_types(onnx_model).items() if not name.startswith("past_key_values.")}
+    inputs = {name: kind for name, kind in input_types(onnx_model).items() if not name.startswith("past_key_values.")}
     missing, unknown = (
         sorted(set(stress_reference.inputs) - inputs.keys()),
         sorted(inputs.keys() - set(stress_reference.inputs)),
@@ -39,12 +39,12 @@ def test_inputs_are_what_the_tokenizer_makes(
 def test_outputs_are_those_of_the_task(case: Case, onnx_model: onnx.ModelProto) -> None:
     """The outputs that the task scores, in float32 or in what was exported, batch and length free; no other, but the
     past."""
-    outputs = {name: one for name, one in output_types(onnx_model).items() if not name.startswith("present.")}
-    wanted = {POOLED: ("batch", None)} if case.pools else case.subject.task.outputs
+    outputs = {name: kind for name, kind in output_types(onnx_model).items() if not name.startswith("present.")}
+    expected = {POOLED: ("batch", None)} if case.pools else case.subject.task.outputs
     if case.ready_made:
-        outputs = {name: one for name, one in outputs.items() if name in wanted}
-    assert outputs.keys() == wanted.keys(), (
-        f"{case}: outputs {sorted(outputs)} instead of {sorted(wanted)}: was it exported for another task? "
+        outputs = {name: kind for name, kind in outputs.items() if name in expected}
+    assert outputs.keys() == expected.keys(), (
+        f"{case}: outputs {sorted(outputs)} instead of {sorted(expected)}: was it exported for another task? "
         f"{case.subject.task.name} is exported with --task {case.subject.task.export_task}"
     )
     exported = {"float16"} if EXPORT_FP16 in case.variant.recipe else {"float"}
@@ -52,6 +52,6 @@ def test_outputs_are_those_of_the_task(case: Case, onnx_model: onnx.ModelProto) 
         exported = {"float", "float16"}
     for name, (kind, axes) in outputs.items():
         assert kind in exported, f"{case}: output {name} is {kind}"
-        assert len(axes) == len(wanted[name]), f"{case}: output {name} has axes {axes} instead of {wanted[name]}"
-        for axis, free in zip(axes, wanted[name], strict=True):
+        assert len(axes) == len(expected[name]), f"{case}: output {name} has axes {axes} instead of {expected[name]}"
+        for axis, free in zip(axes, expected[name], strict=True):
             assert isinstance(axis, str) or not free, f"{case}: {free} of output {name} is fixed to {axis}"

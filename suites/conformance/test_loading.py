@@ -54,6 +54,6 @@ def test_no_node_leaves_the_gpu(case: Case, finding: NoteFinding) -> None:
         inapplicable("it is not for a GPU")
     feeds = case.subject.encoded.feeds(stress.short_probes(case.subject.encoded))
     nodes = executed_nodes(case.file, case.provider, feeds)
-    left = fallback_nodes(nodes, case.provider)
-    assert not left, f"{case}: {len(left)} of {len(nodes)} nodes ran elsewhere, such as {left[0]}"
-    finding(f"{sum(one.provider == case.provider for one in nodes)} of {len(nodes)} nodes on the GPU")
+    fallback = fallback_nodes(nodes, case.provider)
+    assert not fallback, f"{case}: {len(fallback)} of {len(nodes)} nodes ran elsewhere, such as {fallback[0]}"
+    finding(f"{sum(node.provider == case.provider for node in nodes)} of {len(nodes)} nodes on the GPU")

@@ -11,6 +11,7 @@ from fixtures.plugin.outcomes import inapplicable, require
 from fixtures.plugin.suite_fixtures import NoteFinding
 from fixtures.runtimes.profiler import MATRIX_PRODUCTS, executed_nodes
 from fixtures.runtimes.providers import CUDA, OPENVINO_PRECISIONS
+from fixtures.runtimes.session import Feeds
 from fixtures.scoring import stress
 from fixtures.scoring.ceilings import BF16
 from fixtures.scoring.stress import EXTREME_INPUTS, tokens_by_norm
@@ -36,15 +37,15 @@ def test_scores_are_finite_and_differ(scored: Case) -> None:
 def test_same_input_gives_the_same_bits(case: Case) -> None:
     """Three runs of one session."""
     feeds = case.subject.encoded.feeds(stress.short_probes(case.subject.encoded))
-    first, *others = (case.score(feeds) for _ in range(RUNS))
-    worst = max(float(np.abs(first - other).max()) for other in others)
-    assert all(np.array_equal(first, other) for other in others), f"{case}: runs differ by up to {worst:.3g}"
+    first, *repeats = (case.score(feeds) for _ in range(RUNS))
+    worst = max(float(np.abs(first - repeat).max()) for repeat in repeats)
+    assert all(np.array_equal(first, repeat) for repeat in repeats), f"{case}: runs differ by up to {worst:.3g}"
 
 
 @pytest.mark.parametrize("extreme", EXTREME_INPUTS)
 def test_sixteen_bits_hold_extreme_inputs(case: Case, in_fp32: Case, extreme: str, finding: NoteFinding) -> None:
     """Of inputs of extreme embeddings, scores are finite, and near those in fp32."""
-    feeds = extremes(in_fp32)[extreme]
+    feeds = extreme_feeds(in_fp32)[extreme]
     expected, scores = in_fp32.score(feeds), case.score(feeds)
     assert np.isfinite(scores).all(), f"{case}: {extreme}: some scores are not finite: fp16 ends at 65504"
     verdict = require(judge_batch(case, expected, scores, feeds, f"plain, fp32, of the input {extreme}", FAR))
@@ -53,33 +54,34 @@ def test_sixteen_bits_hold_extreme_inputs(case: Case, in_fp32: Case, extreme: st
 
 def test_sixteen_bits_leave_room(case: Case, in_fp32: Case, finding: NoteFinding) -> None:
     """No activation that is in fp16 is, computed in fp32, near what that holds; the largest is named."""
-    without_a_graph_in_fp16(case)
-    largest = largest_activation(in_fp32.file, case.file, list(extremes(in_fp32).values()))
+    require_fp16_graph(case)
+    largest = largest_activation(in_fp32.file, case.file, list(extreme_feeds(in_fp32).values()))
     assert largest.size < ROOM, f"{case}: {largest.tensor} reaches {largest.size:.3g} in fp32, and fp16 ends at 65504"
     finding(f"the largest activation is {largest.size:.3g} of 65504, {largest.tensor}")
 
 
 def test_sixteen_bits_are_computed_in(case: Case, in_fp32: Case, finding: NoteFinding) -> None:
     """How many matrix products the provider computes in 16 bits; a processor casts the others to fp32, a GPU has to."""
-    without_a_graph_in_fp16(case)
+    require_fp16_graph(case)
     feeds = case.subject.encoded.feeds(stress.short_probes(case.subject.encoded))
     nodes = executed_nodes(case.file, case.provider, feeds)
-    products = [one for one in nodes if one.operator in MATRIX_PRODUCTS]
-    in_fp16 = sum(one.outputs[0] == "float16" for one in products)
-    assert any("float16" in (*one.inputs, *one.outputs) for one in nodes), f"{case}: nothing in it is in fp16"
+    products = [node for node in nodes if node.operator in MATRIX_PRODUCTS]
+    in_fp16 = sum(node.outputs[0] == "float16" for node in products)
+    assert any("float16" in (*node.inputs, *node.outputs) for node in nodes), f"{case}: nothing in it is in fp16"
     assert in_fp16 or case.provider != CUDA, f"{case}: no product of {len(products)} is computed in fp16"
     finding(f"{in_fp16} of {len(products)} matrix products in fp16; the provider casts the others to fp32")
 
 
-def extremes(plain):
+def extreme_feeds(plain: Case) -> dict[str, Feeds]:
     """Return the inputs of extreme embeddings by name."""
-    known = tokenizers.Tokenizer.from_file(str(plain.tokenizer)).get_vocab_size()
-    order = tokens_by_norm(plain.graph, plain.encoded, known)
+    vocabulary_size = tokenizers.Tokenizer.from_file(str(plain.tokenizer)).get_vocab_size()
+    order = tokens_by_norm(plain.graph, plain.encoded, vocabulary_size)
     if order is None:
         inapplicable("no table of embeddings is read at the token ids")
     return {name: stress.extreme_input(name, plain.subject.long, order) for name in EXTREME_INPUTS}
 
 
-def without_a_graph_in_fp16(case):
+def require_fp16_graph(case: Case) -> None:
+    """End the test of a variant whose file is no graph in fp16."""
     if case.variant.precision is BF16 or case.provider in OPENVINO_PRECISIONS:
         inapplicable("no graph in fp16")

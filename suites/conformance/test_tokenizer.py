@@ -1,37 +1,50 @@
 """The tokenizer is part of the model: the same ids, sides and special tokens as were approved."""
 
+from collections.abc import Mapping
+
 import msgspec
 import numpy as np
 import pytest
 
+from fixtures.arrays import Array
 from fixtures.gate.case import Case
 from fixtures.gate.session import Gate
 from fixtures.gate.subject import Subject
 from fixtures.plugin.outcomes import inapplicable, unbaselined
-from fixtures.scoring.encoded import ModuleSettings
-from fixtures.scoring.fast_tokenizer import tokenizer_changes
+from fixtures.scoring.encoded import Encoded, ModuleSettings
+from fixtures.scoring.fast_tokenizer import Text, tokenizer_changes
 from fixtures.scoring.probes import TEXTS
 
 pytestmark = pytest.mark.check
 
 
-def fields_of(encoded):
-    return encoded.fields | {"offsets": encoded.offsets}
+def fields_of(encoded: Encoded) -> dict[str, Array]:
+    """Return the tokens as a baseline stores them: name -> (total tokens,), and `offsets`."""
+    return {**encoded.fields, "offsets": encoded.offsets}
 
 
-def each(encoded):
-    return np.split(encoded.fields["input_ids"], encoded.offsets[1:-1])
+def split(tokens: Mapping[str, Array], name: str = "input_ids") -> list[Array]:
+    """Return one field of tokens as `fields_of` has them: one array per text."""
+    return np.split(tokens[name], tokens["offsets"][1:-1])
 
 
-def same_tokens(subject, expected, found, source, name="input_ids", note=""):
-    """Fail if one of two sets of tokens, each name -> (total tokens,) and `offsets`, differs from the other."""
-    then, now = (np.split(one[name], one["offsets"][1:-1]) for one in (expected, found))
-    wrong = [index for index, (a, b) in enumerate(zip(now, then, strict=True)) if not np.array_equal(a, b)]
-    if wrong:
-        first, what = wrong[0], "token ids" if name == "input_ids" else name
+def require_same_tokens(
+    subject: Subject,
+    expected: Mapping[str, Array],
+    actual: Mapping[str, Array],
+    source: str,
+    name: str = "input_ids",
+    note: str = "",
+) -> None:
+    """Fail if two sets of tokens of the probes, as `fields_of` has them, differ in a field."""
+    pairs = list(zip(split(expected, name), split(actual, name), strict=True))
+    differing = [index for index, pair in enumerate(pairs) if not np.array_equal(*pair)]
+    if differing:
+        first, field = differing[0], "token ids" if name == "input_ids" else name
+        expected_tokens, actual_tokens = pairs[first]
         pytest.fail(
-            f"{subject.name}: {len(wrong)} of {len(now)} probes have other {what} than {source}\n"
-            f"  {subject.describe(first)}\n  expected {then[first][:24]}\n  now      {now[first][:24]}{note}",
+            f"{subject.name}: {len(differing)} of {len(pairs)} probes have other {field} than {source}\n"
+            f"  {subject.describe(first)}\n  expected {expected_tokens[:24]}\n  now      {actual_tokens[:24]}{note}",
             pytrace=False,
         )
 
@@ -45,7 +58,7 @@ def test_token_ids_are_the_golden_ones(subject: Subject, gate: Gate) -> None:
         unbaselined(subject, f"{subject.name} has no approved token ids; record them with --approve")
     if pins.probes != subject.probes_digest:
         pytest.fail(f"{subject.name}: the probes changed since the approval; approve again", pytrace=False)
-    same_tokens(subject, golden, fields_of(subject.encoded), "were approved")
+    require_same_tokens(subject, golden, fields_of(subject.encoded), "were approved")
 
 
 def test_tokenizer_settings_are_the_pinned_ones(subject: Subject, gate: Gate) -> None:
@@ -55,9 +68,11 @@ def test_tokenizer_settings_are_the_pinned_ones(subject: Subject, gate: Gate) ->
         return
     if pins is None:
         unbaselined(subject, f"{subject.name} has no approved tokenizer settings; record them with --approve")
-    now = msgspec.structs.asdict(subject.encoded.facts.tokenizer)
+    current = msgspec.structs.asdict(subject.encoded.facts.tokenizer)
     changed = [
-        f"{key}: {pins.tokenizer.get(key)} -> {value}" for key, value in now.items() if pins.tokenizer.get(key) != value
+        f"{key}: {pins.tokenizer.get(key)} -> {value}"
+        for key, value in current.items()
+        if pins.tokenizer.get(key) != value
     ]
     assert not changed, f"{subject.name}: the tokenizer's settings changed: {'; '.join(changed)}"
 
@@ -66,30 +81,32 @@ def test_shipped_tokenizer_is_the_checkpoints(case: Case) -> None:
     """The tokenizer beside a ready-made file yields the checkpoint's tokens, in every field, and has its settings."""
     if not case.ready_made or not case.ready_made.has_tokenizer:
         inapplicable("no tokenizer came with it")
-    own, shipped = case.subject.encoded, case.encoded
+    original, shipped = case.subject.encoded, case.encoded
     changes = tokenizer_changes(case.subject.tokenizer, case.tokenizer)
     note = f"\n  its tokenizer.json differs: {'; '.join(changes) or 'in nothing, so that its settings do'}"
-    settings = {"padding id": (own.pad, shipped.pad)} | {
+    settings = {"padding id": (original.pad, shipped.pad)} | {
         key: (value, getattr(shipped.facts.tokenizer, key))
-        for key, value in msgspec.structs.asdict(own.facts.tokenizer).items()
+        for key, value in msgspec.structs.asdict(original.facts.tokenizer).items()
     }
-    changed = [f"{key}: {ours} -> {theirs}" for key, (ours, theirs) in settings.items() if ours != theirs]
+    changed = [f"{key}: {expected} -> {actual}" for key, (expected, actual) in settings.items() if expected != actual]
     if changed:
         note += f"\n  its settings differ: {'; '.join(changed)}"
-    for name in sorted(own.fields, key=lambda name: name != "input_ids"):
+    for name in sorted(original.fields, key=lambda name: name != "input_ids"):
         if name in shipped.fields:
-            same_tokens(case.subject, fields_of(own), fields_of(shipped), "the checkpoint makes", name, note)
+            expected, actual = fields_of(original), fields_of(shipped)
+            require_same_tokens(case.subject, expected, actual, "the checkpoint makes", name, note)
     # Pairs are of few scripts: their tokenizer is tried on the texts too.
-    texts = [(one.text, None) for one in TEXTS]
-    wrong = [
-        row[0]
-        for row, expected, found in zip(texts, *(each(one.encode(texts)) for one in (case.subject, case)), strict=True)
-        if not np.array_equal(expected, found)
+    texts: list[Text] = [(probe.text, None) for probe in TEXTS]
+    ids, shipped_ids = (split(fields_of(tokenizer.encode(texts))) for tokenizer in (case.subject, case))
+    differing = [
+        text
+        for (text, _), expected, actual in zip(texts, ids, shipped_ids, strict=True)
+        if not np.array_equal(expected, actual)
     ]
-    if wrong:
+    if differing:
         pytest.fail(
-            f"{case}: {len(wrong)} of {len(texts)} texts have other token ids than the checkpoint makes\n"
-            f"  {wrong[0][:100]!r}{note}",
+            f"{case}: {len(differing)} of {len(texts)} texts have other token ids than the checkpoint makes\n"
+            f"  {differing[0][:100]!r}{note}",
             pytrace=False,
         )
     if changed:
@@ -113,6 +130,6 @@ def test_pooling_is_the_checkpoints_own(subject: Subject) -> None:
     modules, settings = subject.encoded.facts.modules, subject.model.settings
     if modules == ModuleSettings() or subject.task.name != "embedding":
         inapplicable("the checkpoint has no modules.json, or its task does not pool")
-    own = {"pooling": settings.pooling, "normalize": settings.normalize}
+    stated = {"pooling": settings.pooling, "normalize": settings.normalize}
     expected = msgspec.structs.asdict(modules)
-    assert own == expected, f"{subject.name}: model.toml says {own}, and the checkpoint's modules.json {expected}"
+    assert stated == expected, f"{subject.name}: model.toml says {stated}, and the checkpoint's modules.json {expected}"
