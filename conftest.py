@@ -4,5 +4,7 @@ pytest_plugins = (
     "fixtures.options",
     "fixtures.plugin.suite_fixtures",
     "fixtures.plugin.benchmarks",
+    "fixtures.plugin.collection",
+    "fixtures.plugin.reporting",
     "fixtures.plugin.hooks",
 )
