@@ -2,6 +2,7 @@
 
 import pytest
 
+from fixtures.gate.case import Case
 from fixtures.gate.subject import Subject
 from fixtures.plugin.outcomes import inapplicable
 from fixtures.scoring.published import ReproducedScore
@@ -15,4 +16,11 @@ def test_published_scores_are_reproduced(subject: Subject, published: list[Repro
     if not subject.published:
         inapplicable(f"{subject.name} has no published.toml")
     if missed := misses(subject.name, subject.published, published):
+        pytest.fail("\n".join(missed), pytrace=False)
+
+
+def test_variant_reproduces_published_scores(case: Case, published_of_variant: list[ReproducedScore]) -> None:
+    """A variant scores as was published, within the tolerance of the publication and its own ceiling."""
+    name = f"{case.subject.name} {case.label}"
+    if missed := misses(name, case.subject.published, published_of_variant, case.ceiling):
         pytest.fail("\n".join(missed), pytrace=False)

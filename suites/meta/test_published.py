@@ -17,12 +17,13 @@ from fixtures.gate.subject import read_model
 from fixtures.models import settings
 from fixtures.models.checkpoints import Checkpoint
 from fixtures.models.settings import Model, ModelError
-from fixtures.runtimes import hardware
+from fixtures.runtimes import hardware, opening
+from fixtures.runtimes.providers import MODEL_FILE
 from fixtures.runtimes.torch_runtime import TorchRuntime
 from fixtures.scoring import bge_m3, published, published_scores
 from fixtures.scoring.bge_m3 import colbert_score, dense_score, dropped_ids, lexical_score
 from fixtures.scoring.published import PublishedScore, ReproducedScore
-from fixtures.scoring.published_scores import plan_published, plan_variant
+from fixtures.scoring.published_scores import plan_published, reproduce_with
 from fixtures.scoring.tasks import TASKS
 from fixtures.scoring.tokens import plan_tokens
 from suites.meta.test_gate import ROOT, House
@@ -308,12 +309,10 @@ def test_a_label_that_the_model_lacks_is_said(build):
 
 def test_variant_is_measured_on_the_same_tokens(build):
     built = build("rerank", "xlm_roberta", score("logit", QUESTION, FERRY) + score("logit", FERRY, QUESTION))
-    plain = VARIANT["plain"]
-    artifact = recipes.plan("tiny", plain, built.root, "text-classification", MACHINE)
-    step = plan_variant(built.model, built.rows, plain.provider, artifact, built.step, MACHINE)
-    for needed in step.lineage():
-        folder = built.store.run(needed).folder
-    of_variant = [score.value for score in published_scores.load(folder)]
+    artifact = recipes.plan("tiny", VARIANT["plain"], built.root, "text-classification", MACHINE)
+    folders = [[built.store.run(needed) for needed in step.lineage()][-1].folder for step in (artifact, built.step)]
+    runtime = opening.open_session(folders[0] / MODEL_FILE, 1)
+    of_variant = [score.value for score in reproduce_with(runtime, built.step, folders[1])]
     assert of_variant == pytest.approx([score.value for score in built.reproduced], abs=1e-4)
 
 
@@ -381,7 +380,7 @@ def test_snapshot_in_the_hubs_cache_is_judged(house, similarity):
     publish(house, similarity)
     run = house.run("--variant", "plain", "--require-all", "-k", "ceiling or published")
     assert run.returncode == 0, run.text
-    assert "2 passed" in run.text
+    assert "3 passed" in run.text
     assert house.statuses() == {"plain": "unbaselined"}
 
 
@@ -389,8 +388,11 @@ def test_published_score_that_is_not_reproduced_fails(house, similarity):
     publish(house, round(similarity + 0.02, 4))
     run = house.run("--variant", "plain", "-k", "published")
     assert run.returncode == 1, run.text
-    (failure,) = house.gate()["failures"]
+    failure, of_variant = house.gate()["failures"]
     assert (failure["model"], failure["check"]) == ("tiny", "published_scores_are_reproduced")
+    assert (of_variant["variant"], of_variant["check"]) == ("plain", "variant_reproduces_published_scores")
+    assert of_variant["message"].startswith("tiny plain: similarity of 'The last ferry")
+    assert "tolerance 0.01 and ceiling 0.0001" in of_variant["message"]
     for part in (
         *("tiny: similarity of 'The last ferry", QUESTION, f"published {round(similarity + 0.02, 4):g}"),
         *(f"measured {similarity:g}", "tolerance 0.01", "https://example.org/card", "reproduce: tox run -e gate"),
@@ -427,7 +429,7 @@ def test_model_without_published_scores_is_no_failure(house, cached):
     house.add("tiny", HUB)
     run = house.run("--variant", "plain", "--require-all", "-k", "published")
     assert run.returncode == 0, run.text
-    assert "1 not applicable" in run.text
+    assert "2 not applicable" in run.text
 
 
 def test_without_a_cache_it_is_unsupported(house):
