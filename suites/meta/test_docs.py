@@ -92,3 +92,11 @@ def test_every_path_in_a_document_exists(document):
     links = [link.partition("#")[0] for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text)]
     missing += [link for link in links if not (document.parent / link).exists()]
     assert not missing
+
+
+def test_parts_of_the_example_are_those_that_run():
+    example = (ROOT / "docs" / "examples" / "our_rows.py").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 5
+    assert [block for block in blocks if block not in example] == []

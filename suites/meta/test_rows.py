@@ -1,5 +1,6 @@
 """Rows that a team adds with hooks: the example of docs/extending.md, and rows that fit no table."""
 
+import itertools
 import os
 
 import pytest
@@ -13,6 +14,7 @@ from suites.meta.house import House
 
 EXAMPLES = ROOT / "docs" / "examples"
 CLASSIFIER = 'task = "scaled-classification"\nsource = "seeded:bert@7"\nmax_length = 64\nlabels = 3\n'
+JUDGED = ("plain", "stamped", "O1-quantized")
 LOOSE = "[ceilings.int8]\nmax_logit_error = 10\nargmax_agreement = 0\nmax_probability_change = 1\n"
 
 
@@ -24,14 +26,16 @@ def teams_house(tmp_path, monkeypatch):
     return House(tmp_path, tmp_path / "store")
 
 
-def test_variant_and_task_of_a_team_are_judged(teams_house):
+def test_variants_link_and_task_of_a_team_are_judged(teams_house):
     """Built in worker processes, which know the rows too, and judged like our own."""
     teams_house.add("tickets", CLASSIFIER + LOOSE)
-    done = teams_house.run("-p", "our_rows", "--variant", "plain", "--variant", "O1-quantized", "-k", "ceiling")
+    named = itertools.chain.from_iterable(("--variant", name) for name in JUDGED)
+    done = teams_house.run("-p", "our_rows", *named, "-k", "ceiling")
     assert done.returncode == 0, done.text
-    assert {name: bool(entry["closeness"]) for name, entry in variants_of(teams_house).items()} == {
-        "plain": True, "O1-quantized": True,
-    }  # fmt: skip
+    assert {name for name, entry in variants_of(teams_house).items() if entry["closeness"]} == set(JUDGED)
+    plain, stamped = (variants_of(teams_house)[name] for name in ("plain", "stamped"))
+    assert stamped["graph"] != plain["graph"]
+    assert stamped["closeness"] == plain["closeness"]
 
 
 def variants_of(house):
