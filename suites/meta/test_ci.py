@@ -5,6 +5,8 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from suites.meta.house import FEW, ROOT
 ACTION = ".github/actions/gate/action.yml"
 WORKFLOW = ".github/workflows/exportgate.yml"
 PRE_MERGE = ".github/workflows/pre-merge.yml"
+PROJECT = ".github/workflows/project.yml"
 GITLAB = ".gitlab/exportgate.yml"
 SHELLS = {"bash": ("bash", "--noprofile", "--norc", "-eo", "pipefail"), "python": (sys.executable,)}
 OPTIONS = "\n".join(("suites/accuracy", "-p", "no:cacheprovider", *FEW))
@@ -247,7 +250,7 @@ def test_gitlab_job_takes_the_commit_that_it_is_told(place, tmp_path):
     assert taken.stdout == commits[0]
 
 
-@pytest.mark.parametrize("name", [ACTION, WORKFLOW, PRE_MERGE])
+@pytest.mark.parametrize("name", [ACTION, WORKFLOW, PRE_MERGE, PROJECT])
 def test_no_command_has_an_expression(name):
     """What an expression stands for would become a part of the command; through `env:` it is a value."""
     content = read(name)
@@ -271,3 +274,34 @@ def test_caller_gives_what_is_taken():
 def test_both_watch_the_same_files():
     (rule,) = read(GITLAB)[".exportgate"]["rules"]
     assert rule["changes"] == read(PRE_MERGE)["on"]["pull_request"]["paths"]
+
+
+def test_project_runs_what_ci_runs():
+    """For every pull request and commit of main, on the oldest Python that the project takes, with the least rights."""
+    content = read(PROJECT)
+    (job,) = content["jobs"].values()
+    (command,) = [step["run"] for step in job["steps"] if "run" in step]
+    assert command.split() == ["bash", ".ci/run"]
+    assert (ROOT / command.split()[1]).is_file()
+    assert content["on"] == {"pull_request": "", "push": {"branches": ["main"]}}
+    assert content["permissions"] == {"contents": "read"}
+    (python,) = [step["with"]["python-version"] for step in job["steps"] if "setup-python" in step.get("uses", "")]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["requires-python"].startswith(f">={python},")
+    assert int(job["timeout-minutes"]) == 90
+
+
+def test_every_action_of_others_is_pinned_to_one_commit():
+    """In all recipes the same one, with the version beside it for people."""
+    commits = defaultdict(set)
+    for file in (ROOT / ".github").rglob("*.yml"):
+        for action, rest in re.findall(r"uses: ([\w-]+/[\w-]+)(.*)", file.read_text()):
+            commits[action].add(re.fullmatch(r"(?:/[\w-]+)?@([0-9a-f]{40} # v[\d.]+)", rest)[1])
+    assert {"actions/checkout", "actions/setup-python", "actions/cache"} <= commits.keys()
+    assert all(len(pinned) == 1 for pinned in commits.values()), commits
+
+
+def test_everything_that_has_owners_exists():
+    rows = [line.split() for line in (ROOT / ".github/CODEOWNERS").read_text().splitlines() if line.startswith("/")]
+    assert all(owners == ["@exportgate/maintainers"] for _, *owners in rows)
+    assert [pattern for pattern, *_ in rows if not any(ROOT.glob(pattern.strip("/")))] == []
