@@ -1,8 +1,9 @@
-"""Calls a check of the suites as pytest would, with what its fixtures yield for a case."""
+"""Calls a check of the suites as pytest would, with what its fixtures yield for a case or for a stand-in of one."""
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, TypeVar, cast
 
 from fixtures.gate.case import Case
 from fixtures.gate.session import Gate
@@ -27,5 +28,13 @@ def call_check(check: Callable[..., None], case: Case, **values: Any) -> None:
     Args:
         values: of the check's other parameters, and in place of FIXTURES.
     """
-    wanted = inspect.signature(check).parameters
-    check(**{name: values[name] if name in values else FIXTURES[name](case) for name in wanted})
+    names = inspect.signature(check).parameters
+    check(**{name: values[name] if name in values else FIXTURES[name](case) for name in names})
+
+
+Kind = TypeVar("Kind")
+
+
+def stand_in(kind: type[Kind], **attributes: object) -> Kind:
+    """Return an object of a kind as far as it has these attributes: whoever reads another one fails."""
+    return cast(Kind, SimpleNamespace(**attributes))

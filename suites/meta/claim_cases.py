@@ -19,11 +19,13 @@ def cell(shape, ratio, *, plain_ms=None, half=0.01):
     """Return a cell of a variant `ratio` times as fast as plain, which by default takes 1 ms for 16 tokens."""
     plain_ms = plain_ms or math.prod(shape) / 16
     p50_ms = plain_ms / ratio
+    batch, length = shape
     return Cell(
-        *shape,
+        batch,
+        length,
         p50_ms=p50_ms,
         p95_ms=p50_ms * 1.05,
-        items_per_s=shape[0] / p50_ms * 1e3,
+        items_per_s=batch / p50_ms * 1e3,
         ratio_to_plain=ratio,
         interval=(ratio * (1 - half), ratio * (1 + half)),
         ratio_to_torch=None,

@@ -1,10 +1,14 @@
 """A baselines folder with tiny seeded models, and pytest runs over it in processes of their own."""
 
+from __future__ import annotations
+
 import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 EMBEDDER = 'task = "embedding"\nsource = "seeded:bert@7"\nmax_length = 64\npooling = "mean"\nnormalize = true\n'
@@ -16,40 +20,76 @@ VARIANTS = (
     *("O2-raw-mask", "O2-raw-mask-quantized"),
 )
 FEW = ("--variant", "plain", "--variant", "quantized")
+IMPORT_TIME = "import time:"
+"""What begins each line of `python -X importtime`."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished pytest run.
+
+    Attributes:
+        stderr: without what was imported.
+        heavy: which of PyTorch and Transformers its process imported.
+    """
+
+    returncode: int
+    stdout: str
+    stderr: str
+    heavy: frozenset[str]
+
+    @property
+    def text(self) -> str:
+        """All that it printed."""
+        return self.stdout + self.stderr
 
 
 class House:
-    """A baselines folder and a store, and pytest runs over them."""
+    """A baselines folder and a store, and pytest runs over them.
 
-    def __init__(self, folder, store):
+    Args:
+        folder: where baselines and reports are written.
+    """
+
+    def __init__(self, folder: Path, store: Path) -> None:
         self.baselines, self.store, self.report = folder / "baselines", store, folder / "report"
 
-    def add(self, name, text):
-        (self.baselines / name).mkdir(parents=True, exist_ok=True)
-        (self.baselines / name / "model.toml").write_text(text)
-        return self.baselines / name
+    def add(self, name: str, text: str) -> Path:
+        """Write a model.toml, and return its folder."""
+        folder = self.baselines / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "model.toml").write_text(text)
+        return folder
 
-    def command(self, *options, suite="suites/accuracy"):
+    def command(self, *options: str, suite: str = "suites/accuracy") -> list[str]:
         return [
-            sys.executable, "-X", "importtime", "-m", "pytest", suite, "-p", "no:cacheprovider",
-            "-p", "suites.meta.alone",
-            "--baselines", str(self.baselines), "--store", str(self.store), "--report", str(self.report), *options,
-        ]  # fmt: skip
+            *(sys.executable, "-X", "importtime", "-m", "pytest", suite),
+            *("-p", "no:cacheprovider", "-p", "suites.meta.alone"),
+            *("--baselines", str(self.baselines), "--store", str(self.store), "--report", str(self.report), *options),
+        ]
 
-    def run(self, *options, suite="suites/accuracy", ci=None):
+    def run(self, *options: str, suite: str = "suites/accuracy", ci: str | None = None) -> Run:
+        """Run a suite in a process of its own.
+
+        Args:
+            ci: the value of the variable CI; None where it is not set.
+        """
         environment = {key: value for key, value in os.environ.items() if key != "CI" and not key.startswith("PYTEST_")}
-        done = subprocess.run(
-            self.command(*options, suite=suite), cwd=ROOT, env=environment | ({"CI": ci} if ci else {}),
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        imported = [line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "import time:" in line]
-        done.heavy = {"torch", "transformers"} & set(imported)
-        errors = [line for line in done.stderr.splitlines() if "import time:" not in line]
-        done.text = done.stdout + "\n".join(errors)
-        return done
+        if ci is not None:
+            environment["CI"] = ci
+        command = self.command(*options, suite=suite)
+        process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        lines = process.stderr.splitlines()
+        imported = {line.rpartition("|")[2].strip() for line in lines if IMPORT_TIME in line}
+        errors = "\n".join(line for line in lines if IMPORT_TIME not in line)
+        return Run(process.returncode, process.stdout, errors, frozenset({"torch", "transformers"} & imported))
 
-    def gate(self):
-        return json.loads((self.report / "gate.json").read_text())
+    def gate(self) -> dict[str, Any]:
+        """Return gate.json."""
+        gate: dict[str, Any] = json.loads((self.report / "gate.json").read_text())
+        return gate
 
-    def statuses(self):
-        return {one["variant"]: one["status"] for model in self.gate()["models"] for one in model["variants"]}
+    def statuses(self) -> dict[str, str]:
+        """Return the status of each variant of the models; where several models have it, of the last."""
+        models = self.gate()["models"]
+        return {variant["variant"]: variant["status"] for model in models for variant in model["variants"]}

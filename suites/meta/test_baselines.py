@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from fixtures.arrays import Array
 from fixtures.baselines import files as baselines_files
 from fixtures.baselines import tolerances
 from fixtures.baselines.files import ApprovalError, BaselineError, Provenance, ReferenceFile, StoredVariant, TierFile
@@ -17,7 +18,7 @@ from fixtures.latency.records import Cell
 
 PROVENANCE = Provenance("sha256:" + "0" * 64, {"onnxruntime": "1.32.0"}, "avx2", "a processor", "2026-01-31")
 CELL = Cell(1, 16, 2.5, 3.0, 400.0, 1.5, (1.4, 1.6), 2.25, 30, 2)
-SCORES = {"plain": np.float32([[1, 2], [3, 4]]), "O2": np.float32([[1, 2], [3, 5]])}
+SCORES = {"plain": np.array([[1, 2], [3, 4]], np.float32), "O2": np.array([[1, 2], [3, 5]], np.float32)}
 
 
 def save(folder, scores=SCORES):
@@ -25,7 +26,10 @@ def save(folder, scores=SCORES):
     variants = {name: StoredVariant(PROVENANCE, "sha256:1", 9, {"min_cosine": 1.0}, (CELL,)) for name in scores}
     reference = ReferenceFile(probes="p", arrays="", provenance=PROVENANCE)
     tier = TierFile(probes="p", arrays="", tier="avx2", variants=variants)
-    files = {"reference.json": (reference, {"scores": scores["plain"]}), "avx2.json": (tier, scores)}
+    files: dict[str, tuple[ReferenceFile | TierFile, dict[str, Array]]] = {
+        "reference.json": (reference, {"scores": scores["plain"]}),
+        "avx2.json": (tier, scores),
+    }
     baselines_files.write_baseline(folder, files)
 
 
@@ -36,8 +40,10 @@ def content(folder):
 def test_round_trip(tmp_path):
     save(tmp_path)
     baseline = baselines_files.read_baseline(tmp_path, "avx2")
+    assert baseline.reference_file is not None
     assert baseline.reference_file.provenance == PROVENANCE
     np.testing.assert_array_equal(baseline.reference, SCORES["plain"])
+    assert baseline.tier_file is not None
     assert baseline.tier_file.variants["O2"].latency == (CELL,)
     assert baseline.scores.keys() == SCORES.keys()
     np.testing.assert_array_equal(baseline.scores["O2"], SCORES["O2"])
@@ -141,7 +147,7 @@ def test_scores_that_are_not_finite_are_not_stored(tmp_path, value):
     save(tmp_path)
     before = content(tmp_path)
     with pytest.raises(ApprovalError, match="the scores of O2 are not finite"):
-        save(tmp_path, {**SCORES, "O2": np.float32([value, 1])})
+        save(tmp_path, {**SCORES, "O2": np.array([value, 1], np.float32)})
     assert content(tmp_path) == before
 
 
@@ -149,7 +155,7 @@ def test_scores_that_are_not_finite_are_not_read(tmp_path, monkeypatch):
     """The file is whole and its name fits, so that only the values tell."""
     with monkeypatch.context() as patch:
         patch.setattr(np, "isfinite", np.ones_like)
-        save(tmp_path, {"plain": np.float32([np.nan])})
+        save(tmp_path, {"plain": np.array([np.nan], np.float32)})
     with pytest.raises(BaselineError, match="holds values that are not finite"):
         baselines_files.read_baseline(tmp_path, "avx2")
 

@@ -120,8 +120,9 @@ class Steps:
     def _goes_on(self, step):
         if "if" not in step:
             return not self.status
-        needed = re.fullmatch(r"\$\{\{ !cancelled\(\) && (\S+) \}\}", step["if"])
-        return bool(self._value(needed[1]))
+        condition = re.fullmatch(r"\$\{\{ !cancelled\(\) && (\S+) \}\}", step["if"])
+        assert condition is not None
+        return bool(self._value(condition[1]))
 
     @property
     def errors(self):

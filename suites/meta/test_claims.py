@@ -154,7 +154,8 @@ def padded(batch_ms, items_per_s):
     """Return `batched`, whose plain does 100 mixed texts per second one by one, and `items_per_s` in each batching."""
     result = batched(batch_ms)
     result.variants[0].workloads = [
-        Workload(*batching, value, padding=0.3) for batching, value in ({(1, False): 100} | items_per_s).items()
+        Workload(batch, by_length, value, padding=0.3)
+        for (batch, by_length), value in ({(1, False): 100} | items_per_s).items()
     ]
     return result
 

@@ -9,6 +9,7 @@ from scipy.stats import kendalltau
 from sklearn.metrics import ndcg_score
 from sklearn.neighbors import NearestNeighbors
 
+from fixtures.arrays import Floats
 from fixtures.scoring.closeness import (
     LONGEST_SPAN,
     NDCG_AT,
@@ -203,15 +204,18 @@ def test_labels_are_compared_row_by_row():
 
 
 def test_errors_of_tokens_are_those_of_their_probe():
-    before = np.zeros((6, 2))
+    before = np.zeros((6, 2), np.float32)
     after = before.copy()
     after[4] = 7
     layout = Layout(np.array([1, 0, 2, 3]), [None], [None])
     assert compare_classes(before, after, layout).errors.tolist() == [0, 0, 0, 7]
 
 
+ZERO: Floats = np.zeros((1, 1), np.float32)
+
+
 def test_one_logit_is_a_sigmoid():
-    closeness = compare_classes(np.zeros((1, 1)), np.full((1, 1), 100.0), Layout(np.ones(1, int), [None], [None]))
+    closeness = compare_classes(ZERO, ZERO + 100, Layout(np.ones(1, int), [None], [None]))
     assert closeness.metrics["max_probability_change"] == pytest.approx(0.5)
 
 
@@ -226,7 +230,7 @@ def test_best_span_ends_no_earlier_than_it_starts_and_is_short():
 
 
 def test_span_that_moves_is_a_disagreement():
-    before = np.zeros((5, 2))
+    before = np.zeros((5, 2), np.float32)
     before[1, 0] = before[2, 1] = before[3, 0] = before[4, 1] = 4
     after = before.copy()
     after[1, 0], after[2, 0] = 0, 4

@@ -14,6 +14,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from fixtures.arrays import Array
 from fixtures.baselines.files import ConformanceFile
 from fixtures.build import manifest
 from fixtures.build.step import Step, step_function
@@ -538,7 +539,7 @@ def test_property_that_does_not_hold_is_seen(faulty, check, fault, message):
     line = next(
         note for note in caught.value.__notes__ if note.startswith("from fixtures.scoring.stress import replay")
     )
-    scope = {}
+    scope: dict[str, Array] = {}
     exec(line.replace("; replay(", "; found = replay("), scope)
     assert scope["found"].ndim == 2
 

@@ -3,15 +3,18 @@
 import dataclasses
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from fixtures.arrays import Array
+from fixtures.build.step import Step
 from fixtures.build.store import Store
 from fixtures.diagnosis.alternatives import alternative_scores
-from fixtures.diagnosis.changes import OperatorsMissing, OutputMissing
+from fixtures.diagnosis.changes import AttributeChanged, OperatorsMissing, OutputMissing
 from fixtures.diagnosis.compare import compare_nodes, paired_nodes
 from fixtures.diagnosis.evidence import Evidence
 from fixtures.diagnosis.locate import Divergence, locate, worst_probes
@@ -111,7 +114,7 @@ UNRELATED_START = np.where(np.arange(PROBES)[:, None] < 20, UNRELATED, np.nan)
 INT8 = unit(UNIT + 0.02 * RANDOM.normal(size=UNIT.shape))
 RARE_PROBES = np.isin(np.arange(PROBES), [5, 17, 40])
 
-CASES = {
+CASES: dict[str, list[tuple[str, Array, dict[str, object]]]] = {
     "not finite": [("rerank", with_hole(slice(0, 30)), {})],
     "fewer dimensions": [("embedding", unit(UNIT[:, :12]), {})],
     "constant": [("rerank", np.ones(PROBES), {}), ("rerank", np.full(PROBES, 0.5), {})],
@@ -250,7 +253,7 @@ class Sound:
     """A tiny model: variant -> folder, its settings and its probes."""
 
     settings: Settings
-    folders: dict
+    folders: dict[str, Path]
     encoded: Encoded
 
     def score(self, folder):
@@ -271,6 +274,7 @@ def sound(tmp_path_factory):
         task = TASKS[settings.task]
         checkpoint = Checkpoint(None, None, "sha256:" + "0" * 64)
         root = recipes.prepare(name, checkpoint, settings.source, task.auto_class, settings.labels)
+        assert isinstance(root, Step)
         tokens = built.run(plan_tokens(Model(name, built.run(root).folder, settings), root)).folder
         folders = {
             form: built.run(recipes.plan(name, VARIANT[form], root, task.export_task, MACHINE)).folder for form in FORMS
@@ -426,8 +430,10 @@ def test_part_of_a_larger_model_is_located(sound, prefix, tmp_path):
     model = sound["embedder"]
     anchor = model.folders["plain"] / MODEL_FILE
     divergence = locate(anchor, tmp_path / MODEL_FILE, model.few(), {"tokens": "input_ids"})
+    assert divergence is not None
     assert divergence.module == "encoder.layer.1.attention.self"
     (change,) = divergence.changes
+    assert isinstance(change, AttributeChanged)
     assert (change.attribute, change.expected, change.actual) == ("axis", "-1", "2")
 
 

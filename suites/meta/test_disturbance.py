@@ -48,6 +48,8 @@ def test_processes_of_our_own_are_no_other_processes(monkeypatch):
     code = "import time\nwhile time.process_time() < 1: pass\nprint(flush=True); input()"
     start_s = disturbance._other_processes_s()
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
         child.stdout.readline()
         assert disturbance._other_processes_s() < start_s - 0.9, "it lives"
         child.stdin.close()

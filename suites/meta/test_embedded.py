@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from fixtures.build.manifest import key_of
 from fixtures.build.store import Store
 from fixtures.build.workers import build_all
 from fixtures.export import recipes
@@ -40,9 +39,9 @@ class Built:
         task = TASKS[self.model.settings.task].export_task
         plain = recipes.plan(name, VARIANT["plain"], root, task, hardware.detect())
         steps = [tokens, plan_reference(self.model, root, tokens), plain]
-        built = Store(folder)
-        assert build_all(built, steps, 2, print) == {}
-        folders = [built.find(key_of(step.document)).folder for step in steps]
+        store = Store(folder)
+        assert build_all(store, steps, 2, print) == {}
+        folders = [store.run(step).folder for step in steps]
         self.encoded = EncodedProbes.load(folders[0] / TOKENS_FILE)
         self.long = EncodedLongText.load(folders[0] / LONG_FILE)
         self.reference = load_file(folders[1] / SCORES_FILE)["scores"]

@@ -149,7 +149,7 @@ def test_padding_side_and_pooling():
     )  # fmt: skip
     feeds = encoded.feeds(np.array([0, 1]))
     assert feeds["input_ids"].tolist() == [[0, 1, 2], [3, 4, 5]]
-    hidden = np.float32([[[9], [1], [3]], [[2], [4], [6]]])
+    hidden = np.array([[[9], [1], [3]], [[2], [4], [6]]], np.float32)
     for pooling, expected in (("mean", [[2], [4]]), ("cls", [[1], [2]]), ("last", [[3], [6]])):
         assert pool(hidden, feeds["attention_mask"], pooling, normalize=False).tolist() == expected
     assert last_token(np.array([[1, 1, 0], [0, 1, 0]])).tolist() == [1, 1]

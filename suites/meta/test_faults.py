@@ -1,6 +1,7 @@
 """The table of faults is complete, and every row plants what it says and has the effect that it says."""
 
 import dataclasses
+import functools
 import json
 import re
 import shutil
@@ -36,13 +37,13 @@ MACHINE = hardware.detect()
 FORMS = ("plain", "O2", "quantized", "O2-quantized")
 """One variant per form of graph: as exported, fused, and both in int8."""
 RANDOM_TEXTS = 100
-COMMON = {"max_length": 64}
+embedder = functools.partial(Settings, task="embedding", max_length=64, normalize=True)
 MODELS = {
-    "embedder": Settings(task="embedding", source="seeded:bert@7", pooling="mean", normalize=True, **COMMON),
-    "cls": Settings(task="embedding", source="seeded:bert@7", pooling="cls", normalize=True, **COMMON),
-    "reranker": Settings(task="rerank", source="seeded:bert@8", **COMMON),
-    "roberta": Settings(task="embedding", source="seeded:roberta@9", pooling="mean", normalize=True, **COMMON),
-    "answerer": Settings(task="question-answering", source="seeded:bert@10", labels=2, **COMMON),
+    "embedder": embedder(source="seeded:bert@7", pooling="mean"),
+    "cls": embedder(source="seeded:bert@7", pooling="cls"),
+    "reranker": Settings(task="rerank", source="seeded:bert@8", max_length=64),
+    "roberta": embedder(source="seeded:roberta@9", pooling="mean"),
+    "answerer": Settings(task="question-answering", source="seeded:bert@10", labels=2, max_length=64),
 }
 REQUIRED_FAULTS = {
     "attention scale off by 1 %": "attention-scale-off-by-1-percent",
@@ -333,8 +334,9 @@ def test_random_inputs_have_every_token_and_every_length_and_no_probe(sound_fold
 
 
 def test_vocabulary_that_does_not_fit_is_an_error(sound_folders):
+    folder = sound_folders("embedder")["plain"]
     with pytest.raises(ValueError, match="too few for a vocabulary of 1000: ask for more texts"):
-        true_effect(*[sound_folders("embedder")["plain"]] * 2, MODELS["embedder"], count=5)
+        true_effect(folder, folder, MODELS["embedder"], count=5)
 
 
 def test_planting_imports_no_framework():

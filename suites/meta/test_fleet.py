@@ -148,8 +148,8 @@ def test_what_cannot_be_merged_is_refused(folders, tmp_path):
 
 
 def test_option_runs_no_test_and_ends_as_the_worst_machine_did(folders, tmp_path):
-    command = [sys.executable, "-m", "pytest", "-c", ROOT / "pyproject.toml", "-p", "fixtures.options"]
-    options = ["--report", tmp_path / "all", "--merge"]
+    command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "-p", "fixtures.options"]
+    options = ["--report", str(tmp_path / "all"), "--merge"]
     process = subprocess.run([*command, *options, *folders], cwd=ROOT, capture_output=True, text=True)
     assert process.returncode == 1
     assert "share O2 (o)" in process.stdout
@@ -158,6 +158,6 @@ def test_option_runs_no_test_and_ends_as_the_worst_machine_did(folders, tmp_path
     refused = subprocess.run([*command, *options, tmp_path / "none"], cwd=ROOT, capture_output=True, text=True)
     assert (refused.returncode, "--merge: " in refused.stderr) == (4, True)
     (tmp_path / "file").touch()
-    options = ["--report", tmp_path / "file", "--merge"]
+    options = ["--report", str(tmp_path / "file"), "--merge"]
     refused = subprocess.run([*command, *options, *folders], cwd=ROOT, capture_output=True, text=True)
     assert (refused.returncode, "--report: " in refused.stderr) == (4, True)

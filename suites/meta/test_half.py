@@ -10,9 +10,12 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from safetensors.numpy import load_file, save_file
 
+from fixtures.arrays import Floats
 from fixtures.diagnosis.tap import Activation, largest_activation
 from fixtures.export import seeded
 from fixtures.export.variants import ALL_VARIANTS, VARIANT
+from fixtures.gate.case import Case
+from fixtures.gate.subject import Subject
 from fixtures.models.checkpoints import find_checkpoint
 from fixtures.runtimes import hardware
 from fixtures.runtimes.hardware import Machine, nvidia_gpu
@@ -22,6 +25,7 @@ from fixtures.runtimes.providers import CPU, CUDA, OPENVINO_PRECISIONS
 from fixtures.scoring.encoded import Encoded
 from fixtures.scoring.stress import EXTREME_INPUTS
 from suites.conformance import test_loading, test_numbers
+from suites.meta.calls import stand_in
 from suites.meta.conftest import models_read
 from suites.meta.house import EMBEDDER, House
 
@@ -99,17 +103,22 @@ def small(tmp_path):
     return tmp_path / "m.onnx"
 
 
+def column(*values: float) -> Floats:
+    """Return (len(values), 1)."""
+    return np.array(values, np.float32)[:, None]
+
+
 def test_largest_activation_of_what_is_in_fp16_is_named_and_masks_are_none(tmp_path):
     """`least` is an output, and stays in fp32; `masked` is made of the mask alone."""
     file = small(tmp_path)
     onnx.save(convert_float_to_float16(onnx.load(file), keep_io_types=True), tmp_path / "half.onnx")
-    feeds = {"input_ids": np.float32([[2], [300]]), "attention_mask": np.float32([[1], [1]])}
+    feeds = {"input_ids": column(2, 300), "attention_mask": column(1, 1)}
     assert largest_activation(file, tmp_path / "half.onnx", [feeds]) == Activation("product", 90_000)
     assert largest_activation(file, file, [feeds]) == Activation("", 0), "nothing of it is in fp16"
 
 
 def test_profiler_tells_who_ran_what_in_which_type(tmp_path):
-    feeds = {"input_ids": np.float32([[2], [3]]), "attention_mask": np.float32([[1], [1]])}
+    feeds = {"input_ids": column(2, 3), "attention_mask": column(1, 1)}
     nodes = executed_nodes(small(tmp_path), CPU, feeds)
     assert {node.operator for node in nodes} == {"MatMul", "Mul", "Min"}
     assert {(node.inputs[0], node.outputs, node.elements) for node in nodes} == {("float", ("float",), 2)}
@@ -131,14 +140,16 @@ def on_gpu():
     """A variant on a GPU, as far as the checks of what ran look at it."""
     fields = {name: np.arange(1, 9) for name in ("input_ids", "attention_mask")}
     encoded = Encoded(fields, np.array([0, 3, 8]), dict.fromkeys(fields, 0), "right")
-    return SimpleNamespace(provider=CUDA, file=None, subject=SimpleNamespace(encoded=encoded), variant=VARIANT["O4"])
+    subject = stand_in(Subject, encoded=encoded)
+    return stand_in(Case, provider=CUDA, file=None, subject=subject, variant=VARIANT["O4"])
 
 
 ON_GPU = ExecutedNode("MatMul", CUDA, ("float16", "float16"), ("float16",), 512)
 
 
 def test_node_that_leaves_the_gpu_fails_its_check(on_gpu, monkeypatch):
-    check, findings = test_loading.test_no_node_leaves_the_gpu, []
+    check = test_loading.test_no_node_leaves_the_gpu
+    findings: list[str] = []
     monkeypatch.setattr(test_loading, "executed_nodes", lambda *_: [ON_GPU])
     check(on_gpu, findings.append)
     assert findings == ["1 of 1 nodes on the GPU"]
@@ -149,22 +160,23 @@ def test_node_that_leaves_the_gpu_fails_its_check(on_gpu, monkeypatch):
 
 
 def test_fp16_that_is_none_fails_its_check(on_gpu, monkeypatch):
-    check, findings = test_numbers.test_sixteen_bits_are_computed_in, []
+    check = test_numbers.test_sixteen_bits_are_computed_in
+    findings: list[str] = []
     in_fp32 = ExecutedNode("MatMul", CUDA, ("float", "float"), ("float",), 512)
     cast = ExecutedNode("Cast", CUDA, ("float16",), ("float",), 512)
     monkeypatch.setattr(test_numbers, "executed_nodes", lambda *_: [ON_GPU, in_fp32, cast])
-    check(on_gpu, None, findings.append)
+    check(on_gpu, on_gpu, findings.append)
     assert findings == ["1 of 2 matrix products in fp16; the provider casts the others to fp32"]
     monkeypatch.setattr(test_numbers, "executed_nodes", lambda *_: [in_fp32, cast])
     with pytest.raises(AssertionError, match="no product of 1 is computed in fp16"):
-        check(on_gpu, None, findings.append)
+        check(on_gpu, on_gpu, findings.append)
     monkeypatch.setattr(test_numbers, "executed_nodes", lambda *_: [in_fp32])
     with pytest.raises(AssertionError, match="nothing in it is in fp16"):
-        check(on_gpu, None, findings.append)
+        check(on_gpu, on_gpu, findings.append)
 
 
 def test_binding_yields_what_a_plain_run_does(tmp_path):
-    feeds = {"input_ids": np.float32([[2], [3]]), "attention_mask": np.float32([[-1], [1]])}
+    feeds = {"input_ids": column(2, 3), "attention_mask": column(-1, 1)}
     runtime = OnnxRuntime(small(tmp_path), 1)
     binding = bind_to_device(runtime.session, feeds, "cpu")
     runtime.session.run_with_iobinding(binding)

@@ -127,6 +127,7 @@ def run_with(cut, folder):
 def test_wrong_node_is_found_with_its_row_and_column(file, tmp_path):
     feeds = {"x": RANDOM.standard_normal((3, 64)).astype(np.float32)}
     wrong_node = find_wrong_node(file, feeds, run_with(True, tmp_path))
+    assert wrong_node is not None
     assert wrong_node.name == "/layer/MatMul_quant"
     assert 0 < wrong_node.share <= 1 / 8
     product = wrong_node.product
@@ -173,7 +174,7 @@ def test_finding_is_written(file, tmp_path):
         (tmp_path / name).mkdir()
     offsets = np.arange(0, 64 * 6, 64)
     values = RANDOM.integers(0, 9, int(offsets[-1]))
-    Encoded({"x": values}, offsets, {"x": 0}, "right", {}).save(tmp_path / "tokens" / TOKENS_FILE)
+    Encoded({"x": values}, offsets, {"x": 0}, "right").save(tmp_path / "tokens" / TOKENS_FILE)
     graph = onnx.load(file)
     graph.graph.input[0].type.tensor_type.elem_type = TensorProto.INT64
     graph.graph.node.insert(0, helper.make_node("Cast", ["x"], ["x_float"], to=TensorProto.FLOAT))

@@ -69,7 +69,7 @@ def test_grids_are_those_of_the_design():
 
 def test_cell_by_hand():
     variant_s = np.array([1.0, 2.0, 3.0, 4.0, 5.0] * 4) / 1e3
-    cell = pairs.cell_of((8, 16), 3 * variant_s, variant_s, threads=2)
+    cell = pairs.cell_of((8, 16), (3 * variant_s).tolist(), variant_s.tolist(), threads=2)
     assert (cell.p50_ms, cell.p95_ms) == (3.0, 5.0)
     assert cell.items_per_s == pytest.approx(8 / 3e-3, rel=1e-5)
     assert (cell.ratio_to_plain, cell.interval) == (3.0, (3.0, 3.0))
@@ -80,7 +80,9 @@ def test_pairs_cancel_what_the_machine_does_to_both():
     """Another tenant doubles the time of some rounds; the ratio of each pair stays what it is."""
     random = np.random.default_rng(3)
     load = 1 + random.integers(0, 2, 40)
-    anchor_s, variant_s = (seconds * load * (1 + 0.01 * random.normal(size=40)) for seconds in (0.004, 0.002))
+    anchor_s, variant_s = (
+        (seconds * load * (1 + 0.01 * random.normal(size=40))).tolist() for seconds in (0.004, 0.002)
+    )
     cell = pairs.cell_of((1, 16), anchor_s, variant_s, threads=1)
     assert cell.ratio_to_plain == pytest.approx(2, rel=0.01)
     assert half_width(cell.interval) < 0.01
@@ -91,7 +93,7 @@ def test_interval_is_that_of_a_median():
     random = np.random.default_rng(5)
     correct = 0
     for _ in range(1000):
-        low, high = pairs.cell_of((1, 1), random.lognormal(np.log(2), 0.3, 21), np.ones(21), 1).interval
+        low, high = pairs.cell_of((1, 1), random.lognormal(np.log(2), 0.3, 21).tolist(), [1.0] * 21, 1).interval
         correct += low <= 2 <= high
     assert correct >= 940
 
@@ -125,8 +127,13 @@ def test_rounds_end_when_the_ratio_is_known(quiet_machine):
 
 
 def test_order_within_a_pair_is_random(quiet_machine):
-    order = []
-    rounds = PairedRounds(lambda: order.append("anchor") or 1.0, lambda: order.append("variant") or 1.0, 30, 2)
+    order: list[str] = []
+
+    def run(name):
+        order.append(name)
+        return 1.0
+
+    rounds = PairedRounds(lambda: run("anchor"), lambda: run("variant"), 30, 2)
     rounds._random = np.random.default_rng(0)
     for _ in range(MIN_ROUNDS):
         rounds.setup()
@@ -159,11 +166,11 @@ def test_processor_that_throttles_itself_disturbs_rounds(quiet_machine, monkeypa
 
 
 def test_warm_up_ends_when_times_are_stable(quiet_machine):
-    runs = []
-    slow_start = iter([1.0] * 3 + [0.1] * 100)
-    rounds = PairedRounds(lambda: runs.append(1) or next(slow_start), lambda: 0.0, 30, 2)
+    times_s = [1.0] * 3 + [0.1] * 100
+    slow_start = iter(times_s)
+    rounds = PairedRounds(lambda: next(slow_start), lambda: 0.0, 30, 2)
     rounds.warm_up()
-    assert len(runs) == 3 * WARMUP_ROUNDS
+    assert len(times_s) - len(list(slow_start)) == 3 * WARMUP_ROUNDS
     assert not rounds.variant_s
 
 
@@ -178,7 +185,7 @@ def test_workload_counts_padding():
         {"input_ids": 0, "attention_mask": 0},
         "right",
     )
-    shapes = []
+    shapes: list[tuple[int, ...]] = []
     for batch, by_length, padding, runs in ((1, False, 0, 4), (2, False, 0.25, 2), (2, True, 0, 2)):
         shapes.clear()
         workload = throughput.measure_workload(
@@ -213,7 +220,7 @@ def test_footprint_of_a_process_that_fails_is_an_error(tmp_path):
 
 def slow_with_garbage(checkpoint):
     """Return a model that takes two seconds where garbage collection is on."""
-    torch = pytest.importorskip("torch")
+    import torch
 
     class Model(torch.nn.Module):
         def forward(self, input_ids):

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
+from fixtures.build.step import Step
 from fixtures.build.store import Store
 from fixtures.export import bge_m3 as bge_m3_export
 from fixtures.export import recipes
@@ -53,6 +54,7 @@ def built(tmp_path_factory):
     store = Store(tmp_path_factory.mktemp("store"))
     none = Checkpoint(None, None, "sha256:" + "0" * 64)
     root = recipes.prepare("m3", none, "seeded:xlm_roberta@12", auto_class="fixtures.m3:load")
+    assert isinstance(root, Step)
 
     def folder(name):
         step = root
@@ -194,25 +196,25 @@ def test_rows_are_weight_and_vector_of_each_token():
     """The first of a text has the dense vector, the others their ColBERT vector; padding has no row."""
     np.testing.assert_array_equal(
         bge_m3.score_rows(BY_HAND, MASK),
-        np.float32([
+        np.array([
             [5, 1, 0], [0.5, 1, 0], [0.25, 0, 1], [5, -1, 0],
             [5, 0.6, 0.8], [0.125, 0.6, 0.8], [5, 0, -1],
-        ]),
+        ], np.float32),
     )  # fmt: skip
 
 
 def test_rows_of_vectors_of_two_sizes_are_filled_up():
     rows = bge_m3.score_rows({**BY_HAND, "colbert_vecs": BY_HAND["colbert_vecs"][..., :1]}, MASK)
     np.testing.assert_array_equal(rows[0], [5, 1, 0])
-    np.testing.assert_array_equal(rows[4:6], np.float32([[5, 0.6, 0.8], [0.125, 0.6, 0]]))
+    np.testing.assert_array_equal(rows[4:6], np.array([[5, 0.6, 0.8], [0.125, 0.6, 0]], np.float32))
 
 
 def test_rows_follow_a_mask_that_begins_later():
     """Under left padding the first token that is left has the dense vector."""
     rows = bge_m3.score_rows(BY_HAND, MASK[:, ::-1])
-    np.testing.assert_array_equal(rows[4:], np.float32([[0.125, 0.6, 0.8], [5, 0, -1], [5, 0, 0]]))
+    np.testing.assert_array_equal(rows[4:], np.array([[0.125, 0.6, 0.8], [5, 0, -1], [5, 0, 0]], np.float32))
     narrow = bge_m3.score_rows({**BY_HAND, "dense_vecs": BY_HAND["dense_vecs"][:, :1]}, MASK[:, ::-1])
-    np.testing.assert_array_equal(narrow[4], np.float32([0.125, 0.6, 0]))
+    np.testing.assert_array_equal(narrow[4], np.array([0.125, 0.6, 0], np.float32))
 
 
 @pytest.mark.parametrize(
@@ -274,7 +276,7 @@ def test_special_tokens_have_no_lexical_weight(tokenizer):
     dropped = dropped_ids(tokenizer)
     assert dropped == set(tokenizer.convert_tokens_to_ids(["<s>", "</s>", "<pad>", "<unk>"]))
     ids = np.array([*sorted(dropped), tokenizer.mask_token_id])
-    assert lexical_weights(ids, np.ones(5), dropped) == {tokenizer.mask_token_id: 1}
+    assert lexical_weights(ids, np.ones(5, np.float32), dropped) == {tokenizer.mask_token_id: 1}
 
 
 def test_lexical_table_has_a_column_per_token():

@@ -111,14 +111,19 @@ def test_digest_is_that_of_sha256sum(folder):
 def test_missing_digest_prints_the_line_to_add(folder):
     with pytest.raises(ModelError) as error:
         find_checkpoint(read(folder, EMBEDDER))
-    line = re.search(r'digest = "sha256:[0-9a-f]{64}"', str(error.value))
-    assert find_checkpoint(read(folder, EMBEDDER + line.group() + "\n")).folder == folder / "checkpoint"
+    assert find_checkpoint(read(folder, f"{EMBEDDER}{digest_line(error)}\n")).folder == folder / "checkpoint"
+
+
+def digest_line(error: pytest.ExceptionInfo[ModelError]) -> str:
+    """Return the line that an error says is missing in model.toml."""
+    (line,) = re.findall(r'digest = "sha256:[0-9a-f]{64}"', str(error.value))
+    return str(line)
 
 
 def test_changed_checkpoint_is_refused(folder):
     with pytest.raises(ModelError) as error:
         find_checkpoint(read(folder, EMBEDDER))
-    text = EMBEDDER + re.search(r'digest = "sha256:[0-9a-f]{64}"', str(error.value)).group() + "\n"
+    text = f"{EMBEDDER}{digest_line(error)}\n"
     (folder / "checkpoint" / "README.md").write_text("not part of it")
     find_checkpoint(read(folder, text))
     (folder / "checkpoint" / "model.safetensors").write_bytes(b"Weights")
@@ -223,9 +228,10 @@ def test_configuration_is_known_by_name_as_it_is_in_a_folder(folder):
     """What lies beside a graph, and what does not count toward its digest, are the same files."""
     for name in ("vocab.txt", "spiece.model", "chat_template.jinja", "model.onnx", "model.onnx_data"):
         (folder / name).touch()
-    files = [file.name for file in folder.iterdir() if file.is_file()]
-    assert {file.name for file in configuration_files(folder)} == set(filter(is_configuration, files))
-    assert set(files) - set(filter(is_configuration, files)) == {"model.onnx", "model.onnx_data"}
+    files = {file.name for file in folder.iterdir() if file.is_file()}
+    configuration = {name for name in files if is_configuration(name)}
+    assert {file.name for file in configuration_files(folder)} == configuration
+    assert files - configuration == {"model.onnx", "model.onnx_data"}
     assert is_configuration("onnx/config.json")
 
 

@@ -47,19 +47,25 @@ def test_ids_and_inputs_are_unique(rows):
     assert not [probe for probe, count in inputs.items() if count > 1]
 
 
-def test_every_query_has_five_graded_passages_that_differ_in_grade():
-    grades = {}
+def grades_by_query() -> dict[str, list[int]]:
+    """Return the grades of each query's passages, in their order."""
+    grades: dict[str, list[int]] = {}
     for probe in GRADED:
+        assert probe.query is not None
+        assert probe.grade is not None
         grades.setdefault(probe.query, []).append(probe.grade)
+    return grades
+
+
+def test_every_query_has_five_graded_passages_that_differ_in_grade():
+    grades = grades_by_query()
     assert all(len(query_grades) == 5 for query_grades in grades.values())
     assert all(set(query_grades) <= {0, 1, 2, 3} and len(set(query_grades)) > 1 for query_grades in grades.values())
 
 
 def test_order_of_passages_gives_no_grade_away():
     """The best passage stands at every place, or a scorer of places would look good."""
-    grades = {}
-    for probe in GRADED:
-        grades.setdefault(probe.query, []).append(probe.grade)
+    grades = grades_by_query()
     places = Counter(query_grades.index(max(query_grades)) for query_grades in grades.values())
     assert set(places) == {0, 1, 2, 3, 4}
     assert max(places.values()) <= len(grades) / 2
@@ -113,6 +119,7 @@ def test_filled_probe_keeps_everything_but_its_length():
     assert count(text.text, None) == 10
     assert LONG_TEXT.startswith(text.text)
     pair = probes.fill(Probe("c", "three words here", "", length="limit"), count, 9)
+    assert pair.pair is not None
     assert (pair.text, len(pair.pair.split())) == ("three words here", 6)
 
 
@@ -126,7 +133,7 @@ def test_digest_follows_every_part():
 
 # ------------------------------------------------------------------------------- as tokens
 
-STORED = {
+STORED: dict[type[Encoded], dict[str, object]] = {
     EncodedProbes: {
         "ids": {"mask": 4}, "slow": "no slow tokenizer",
         "tokenizer": {
@@ -168,8 +175,15 @@ def test_checkpoint_without_modules_has_none(tmp_path):
 
 @pytest.mark.parametrize("message", ["", "out of range\nand more"])
 def test_refusal_is_the_first_line_of_the_error(message):
-    def refuse(feeds):
-        raise IndexError(message)
+    class Runtime:
+        """A runtime that refuses empty feeds."""
 
-    assert stress.error_of(refuse, {}) == f"IndexError: {message.partition(chr(10))[0]}"
-    assert stress.error_of(lambda feeds: {}, {}) is None
+        inputs = ("input_ids",)
+
+        def __call__(self, feeds):
+            if not feeds:
+                raise IndexError(message)
+            return {}
+
+    assert stress.error_of(Runtime(), {}) == f"IndexError: {message.partition(chr(10))[0]}"
+    assert stress.error_of(Runtime(), {"input_ids": np.zeros((1, 1), np.int64)}) is None

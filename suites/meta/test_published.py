@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from fixtures.build.manifest import key_of
+from fixtures.build.step import Step
 from fixtures.build.store import StepFailed, Store
 from fixtures.export import recipes, seeded
 from fixtures.export.variants import VARIANT
@@ -26,7 +27,7 @@ from fixtures.scoring.published import PublishedScore, ReproducedScore
 from fixtures.scoring.published_scores import plan_published, reproduce_with
 from fixtures.scoring.tasks import TASKS
 from fixtures.scoring.tokens import plan_tokens
-from suites.meta.test_gate import ROOT, House
+from suites.meta.house import ROOT, House
 
 MACHINE = hardware.detect()
 SHIPPED = sorted(settings.model_folders(ROOT / "baselines" / "hub"))
@@ -59,9 +60,9 @@ def test_rows_say_what_their_document_says(tmp_path):
 
 
 def test_without_the_file_there_are_no_rows(tmp_path):
-    model = folder_of(tmp_path)
+    model, checkpoint = folder_of(tmp_path), Checkpoint(None, None, "")
     assert published.read(model) == ()
-    assert plan_published(model, (), Checkpoint(None, None, ""), None) is None
+    assert plan_published(model, (), checkpoint, plan_tokens(model, checkpoint)) is None
 
 
 LOGIT = SCORE.replace("similarity", "logit")
@@ -115,14 +116,18 @@ def test_shipped_folders_are_those():
 # --------------------------------------------------------------------------------- comparison
 
 
-def row_of(value=0.5, kind="similarity", answer="", **keys):
-    defaults = {
-        "source": "https://example.org",
-        "precision": "fp16",
-        "tolerance": 0.01,
-        "tolerance_reason": "fp16 rounds",
-    }
-    return PublishedScore(kind=kind, inputs=("first " * 20, "second"), value=value, answer=answer, **(defaults | keys))
+def row_of(value=0.5, kind="similarity", answer="", label=None):
+    return PublishedScore(
+        kind=kind,
+        inputs=("first " * 20, "second"),
+        value=value,
+        label=label,
+        answer=answer,
+        source="https://example.org",
+        precision="fp16",
+        tolerance=0.01,
+        tolerance_reason="fp16 rounds",
+    )
 
 
 @pytest.mark.parametrize(
@@ -170,10 +175,10 @@ class Built:
     """A tiny model of one task: its rows, checkpoint, measured values and step, and the store that it lies in."""
 
     model: Model
-    rows: tuple
-    root: object
-    tokens: object
-    step: object
+    rows: tuple[PublishedScore, ...]
+    root: Step
+    tokens: Step
+    step: Step
     store: Store
 
     @property
@@ -182,9 +187,7 @@ class Built:
 
     @property
     def reproduced(self):
-        for step in self.step.lineage():
-            artifact = self.store.run(step)
-        return published_scores.load(artifact.folder)
+        return published_scores.load([self.store.run(step) for step in self.step.lineage()][-1].folder)
 
     def load(self, auto_class):
         import transformers
@@ -208,7 +211,10 @@ def build(shared_store, tmp_path):
         auto_class = TASKS[task].auto_class
         root = recipes.prepare(task, none, model.settings.source, auto_class, model.settings.labels)
         tokens, rows = plan_tokens(model, root), published.read(model)
-        return Built(model, rows, root, tokens, plan_published(model, rows, root, tokens), shared_store)
+        step = plan_published(model, rows, root, tokens)
+        assert isinstance(root, Step)
+        assert step is not None
+        return Built(model, rows, root, tokens, step, shared_store)
 
     return build
 

@@ -15,7 +15,7 @@ import pytest
 from fixtures.build.remote import SECRET, Remote, Unreachable
 from fixtures.build.step import Step, step_function
 from fixtures.build.store import Event, Store, StoreError
-from fixtures.build.workers import build_all
+from fixtures.build.workers import Built, build_all
 from suites.meta.house import EMBEDDER, FEW, LOOSE, House
 
 KEY, OTHER = "0" * 32, "1" * 32
@@ -32,9 +32,11 @@ def server(tmp_path_factory):
     process = subprocess.Popen(
         [*command, "--dir-cache-time", "0s", "--config", ""], stderr=subprocess.PIPE, text=True, encoding="utf-8"
     )
+    assert process.stderr is not None
     started = next(line for line in process.stderr if "Starting s3 server" in line)
     threading.Thread(target=process.stderr.read, daemon=True).start()
-    yield folder, re.search(r"http://[\d.:]+", started)[0]
+    (address,) = re.findall(r"http://[\d.:]+", started)
+    yield folder, address
     process.kill()
     process.wait()
 
@@ -95,7 +97,9 @@ def test_large_artifact_is_sent_in_parts(bucket, tmp_path):
         (work / "output" / "model.onnx").write_bytes(content)
 
     Store(tmp_path / "here", url).build(KEY, {}, make)
-    assert (Store(tmp_path / "there", url).find(KEY).folder / "model.onnx").read_bytes() == content
+    artifact = Store(tmp_path / "there", url).find(KEY)
+    assert artifact is not None
+    assert (artifact.folder / "model.onnx").read_bytes() == content
 
 
 def test_upload_that_breaks_off_leaves_nothing(bucket, tmp_path, monkeypatch):
@@ -123,7 +127,9 @@ def forged(content, change):
     output = io.BytesIO()
     with tarfile.open(fileobj=io.BytesIO(content)) as before, tarfile.open(fileobj=output, mode="w") as after:
         for member in before:
-            text = change(member.name, before.extractfile(member).read())
+            file = before.extractfile(member)
+            assert file is not None
+            text = change(member.name, file.read())
             member.size = len(text)
             after.addfile(member, io.BytesIO(text))
     return output.getvalue()
@@ -202,7 +208,7 @@ def test_notice_of_a_worker_process_is_told_with_the_step(bucket, tmp_path):
     first = Store(tmp_path / "here", url)
     first.run(step)
     objects(bucket).write_bytes(b"no archive")
-    steps_built = []
+    steps_built: list[Built] = []
     assert build_all(Store(tmp_path / "there", url), [step], 1, steps_built.append) == {}
     (built,) = steps_built
     (notice,) = built.notices

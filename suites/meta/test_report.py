@@ -28,9 +28,8 @@ CEILING = {
 
 
 def cell(ratio, shape=(1, 128), p50_ms=30.0):
-    return Cell(
-        *shape, p50_ms / ratio, 1.2 * p50_ms / ratio, 33.3 * ratio, ratio, (ratio - 0.1, ratio + 0.1), None, 40, 2
-    )
+    interval = ratio - 0.1, ratio + 0.1
+    return Cell(shape[0], shape[1], p50_ms / ratio, 1.2 * p50_ms / ratio, 33.3 * ratio, ratio, interval, None, 40, 2)
 
 
 def judged(task, variant, ratio, **fields):
@@ -284,7 +283,10 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.tags, self.open, self.addresses, self.text = set(), [], [], ""
+        self.tags: set[str] = set()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.text = ""
         self.feed(text)
         self.close()
         assert self.open == []

@@ -13,12 +13,24 @@ RESTORED = (
 VARIANT = "--variant=static-quantized-restored"
 
 
+class Holds:
+    """A trial that holds from some count on, and notes the counts that are tried."""
+
+    def __init__(self, needed: int) -> None:
+        self.needed = needed
+        self.calls: list[int] = []
+
+    def __call__(self, count: int) -> bool:
+        self.calls.append(count)
+        return count >= self.needed
+
+
 @pytest.mark.parametrize("largest", [1, 2, 7, 48, 1000])
 def test_search_finds_the_fewest_that_hold(largest):
     for needed in {0, 1, largest // 3, largest}:
-        calls = []
-        count = fewest(lambda count, calls=calls, needed=needed: calls.append(count) or count >= needed, largest, 30)
-        assert count == needed
+        holds = Holds(needed)
+        assert fewest(holds, largest, 30) == needed
+        calls = holds.calls
         assert len(calls) == len(set(calls)), "no count is tried twice"
         assert calls[0] == 0, "a graph that keeps its ceiling as it is needs no search"
 
@@ -29,9 +41,9 @@ def test_search_within_a_budget_keeps_the_smallest_that_held():
 
 
 def test_search_that_never_holds_ends():
-    calls = []
-    assert fewest(lambda count: calls.append(count) or False, 5, 30) is None
-    assert calls == [0, 1, 2, 4, 5]
+    holds = Holds(6)
+    assert fewest(holds, 5, 30) is None
+    assert holds.calls == [0, 1, 2, 4, 5]
 
 
 def answer(house):

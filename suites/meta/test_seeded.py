@@ -155,7 +155,7 @@ def test_special_tokens_stand_where_the_family_has_them(load, name):
 @every_architecture
 def test_probes_that_differ_have_different_ids(load, name):
     tokenizer, _ = load(name)
-    probes_by_ids = {}
+    probes_by_ids: dict[tuple[int, ...], set[str]] = {}
     for probe in TEXTS:
         if probe.length is None:
             probes_by_ids.setdefault(tuple(tokenizer(probe.text)["input_ids"]), set()).add(probe.id)

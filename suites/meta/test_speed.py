@@ -2,16 +2,20 @@
 
 import json
 import re
-from types import SimpleNamespace
 
 import msgspec
 import pytest
 
+from fixtures.baselines.files import StoredVariant
+from fixtures.export.variants import VARIANT
+from fixtures.gate.case import Case
 from fixtures.gate.speed_verdicts import anchor_of, judge_cell
+from fixtures.gate.subject import Subject
 from fixtures.latency.change import CELL_THRESHOLD, Tendency
 from fixtures.latency.records import Cell
 from fixtures.runtimes import hardware
 from fixtures.runtimes.providers import CUDA
+from suites.meta.calls import stand_in
 from suites.meta.house import EMBEDDER, LOOSE, House
 
 SPEED = "suites/latency/test_latency.py::test_speed"
@@ -127,11 +131,8 @@ def test_cell_is_held_to_that_of_its_shape_and_machine(approved_ratio, edit, ten
         msgspec.convert(cell, Cell, strict=False)
         for cell in (stored_cell((1, 16), 1.0), stored_cell((1, 16), approved_ratio) | edit)
     )
-    case = SimpleNamespace(
-        subject=SimpleNamespace(name="m"),
-        variant=SimpleNamespace(name="O2"),
-        stored=SimpleNamespace(latency=(stored,)),
-    )
+    approved = stand_in(StoredVariant, latency=(stored,))
+    case = stand_in(Case, subject=stand_in(Subject, name="m"), variant=VARIANT["O2"], stored=approved)
     verdicts = judge_cell(case, current)
     assert [verdict.tendency for verdict in verdicts] == tendencies
     for verdict in verdicts:
@@ -267,7 +268,7 @@ def test_plain_is_held_to_numpy(house, tier):
     [("O2", CUDA, "plain"), ("plain", "CPUExecutionProvider", "numpy"), ("plain", CUDA, "PyTorch")],
 )
 def test_numpy_is_no_anchor_of_what_a_gpu_computes(variant, provider, anchor):
-    assert anchor_of(SimpleNamespace(variant=SimpleNamespace(name=variant), provider=provider)) == anchor
+    assert anchor_of(stand_in(Case, variant=VARIANT[variant], provider=provider)) == anchor
 
 
 def test_faster_than_approved_is_a_stale_baseline(house, tier):

@@ -3,13 +3,15 @@
 import contextlib
 import itertools
 import time
-from types import SimpleNamespace
 
 import msgspec
 import numpy as np
 import pytest
 import threadpoolctl
 
+from fixtures.export.variants import VARIANT
+from fixtures.gate.case import Case
+from fixtures.gate.subject import Subject
 from fixtures.gate.timing import Watched
 from fixtures.latency import change
 from fixtures.latency import speed as latency_speed
@@ -17,7 +19,8 @@ from fixtures.latency.change import THRESHOLD
 from fixtures.latency.records import Speed
 from fixtures.latency.speed import BLOCK_S, MIN_BLOCKS, SPEED_BUDGET_S, NumpyAnchor, SpeedBlocks, is_precise
 from fixtures.plugin.benchmarks import measurable
-from fixtures.runtimes.session import Session
+from fixtures.runtimes.session import Session, TensorInfo
+from suites.meta.calls import stand_in
 
 # ------------------------------------------------------------------------------- change since the approval
 
@@ -139,8 +142,14 @@ def test_numpy_anchor_runs_on_one_thread(monkeypatch):
         pools = threadpoolctl.threadpool_info()
         return [pool["num_threads"] for pool in pools if pool["user_api"] == "blas"]
 
-    anchor, before, during = NumpyAnchor(), threads(), []
-    monkeypatch.setattr(time, "process_time", lambda: during.extend(threads()) or 0.0)
+    anchor, before = NumpyAnchor(), threads()
+    during: list[int] = []
+
+    def process_time():
+        during.extend(threads())
+        return 0.0
+
+    monkeypatch.setattr(time, "process_time", process_time)
     anchor.run_once()
     monkeypatch.undo()
     if before in ([], [1]):
@@ -158,7 +167,7 @@ def test_speed_has_the_spread_between_sessions_in_its_interval(fast_blocks):
 
 
 def test_variants_take_turns_until_each_is_settled(fast_blocks):
-    opened = []
+    opened: list[int] = []
     late = measurement_of(2, is_settled=lambda speed: speed.sessions == MIN_BLOCKS + 2, opened=opened)
     latency_speed.measure_speeds([measurement_of(1, opened=opened), late], 30)
     assert opened == [1, 2] * MIN_BLOCKS + [2, 2]
@@ -169,19 +178,19 @@ def test_variant_that_does_not_run_stops_no_other(fast_blocks):
         raise RuntimeError("no such operator")
 
     def measurement(case):
-        if case == "lost":
+        if case is lost:
             raise OSError("no such artifact")
         broken = SpeedBlocks("plain", (1, 16), open_sessions, "xeon", {}, lambda speed: True)
-        return broken if case == "broken" else measurement_of(1)
+        return broken if case is unusable else measurement_of(1)
 
-    cases = ["lost", "broken", "sound"]
-    measurements = measurable(cases, measurement, "sound")
-    assert list(measurements) == ["sound"]
+    lost, unusable, sound = cases = [Case(stand_in(Subject, name=name), VARIANT["O2"]) for name in "abc"]
+    measurements = measurable(cases, measurement, sound)
+    assert list(measurements) == [sound]
     assert latency_speed.measure_speeds(list(measurements.values()), 30)[0].sessions == MIN_BLOCKS
     with pytest.raises(RuntimeError, match="no such operator"):
-        measurable(cases, measurement, "broken")
+        measurable(cases, measurement, unusable)
     with pytest.raises(OSError, match="no such artifact"):
-        measurable(cases, measurement, "lost")
+        measurable(cases, measurement, lost)
 
 
 def test_blocks_end_when_the_budget_is_spent(fast_blocks):
@@ -226,7 +235,7 @@ def test_runs_are_timed_apart_from_what_is_around_them(monkeypatch):
             clock[0] += 1.0
             return feeds
 
-    runtime = Watched(Slow([SimpleNamespace(name="input_ids")], [SimpleNamespace(name="logits")]))
+    runtime = Watched(Slow([stand_in(TensorInfo, name="input_ids")], [stand_in(TensorInfo, name="logits")]))
     outputs = [runtime({"input_ids": np.arange(3)}) for _ in range(2)]
     assert (runtime.seconds, clock[0], runtime.inputs) == (20.0, 22.0, ["input_ids"])
     assert outputs[1]["logits"].tolist() == [1, 2, 3]

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from fixtures.arrays import Array, Floats
 from fixtures.scoring.closeness import METRICS, Layout, similarities
 from fixtures.scoring.tasks import TASKS
 from fixtures.scoring.update import (
@@ -26,9 +27,9 @@ from suites.meta.house import EMBEDDER, FEW, LOOSE, House
 RANDOM = np.random.default_rng(4)
 NONE = Layout(np.full(12, 5), [None] * 12, [None] * 12)
 LISTS = Layout(np.full(12, 5), ["a"] * 6 + ["b"] * 6, [0, 1, 2, 3, 0, 0] * 2)
-EMBEDDED = RANDOM.standard_normal((12, 8))
-LOGITS = RANDOM.standard_normal(12)
-LABELLED = RANDOM.standard_normal((12, 3))
+EMBEDDED: Array = RANDOM.standard_normal((12, 8))
+LOGITS: Array = RANDOM.standard_normal(12)
+LABELLED: Array = RANDOM.standard_normal((12, 3))
 
 
 def test_every_task_has_limits_for_its_updates():
@@ -52,8 +53,8 @@ def perfect(name):
 
 
 def test_rotation_and_another_width_change_no_meaning_of_embeddings():
-    turned = EMBEDDED @ np.linalg.qr(RANDOM.standard_normal((8, 8)))[0]
-    wider = np.hstack([turned, np.zeros((12, 4))])
+    turned: Array = EMBEDDED @ np.linalg.qr(RANDOM.standard_normal((8, 8)))[0]
+    wider: Array = np.hstack([turned, np.zeros((12, 4))])
     update = embeddings_update(EMBEDDED, wider, NONE)
     assert update.metrics["max_similarity_change"] < 1e-9
     assert update.metrics["neighbour_order_flips"] == 0
@@ -97,7 +98,7 @@ def test_threshold_shift_is_that_of_the_sorted_logits():
 
 
 def test_flipped_labels_are_listed_first():
-    new = LABELLED + 0.5  # no probability moves
+    new: Array = LABELLED + 0.5  # no probability moves
     best = new[5].argmax()
     new[5, (best + 1) % 3] = new[5, best] + 0.01
     update = class_update(LABELLED, new, NONE)
@@ -107,9 +108,12 @@ def test_flipped_labels_are_listed_first():
     assert update.moves[0].after.startswith(f"label {(best + 1) % 3} ")
 
 
+SECOND: Floats = np.array([0, 1], np.float32)
+
+
 def test_spans_and_token_labels_are_counted_by_probe():
     layout = Layout(np.array([4, 3]), [None] * 2, [None] * 2)
-    before = np.zeros((7, 2))
+    before = np.zeros((7, 2), np.float32)
     before[[1, 5]] = 5
     after = before.copy()
     after[5] = 0
@@ -117,7 +121,7 @@ def test_spans_and_token_labels_are_counted_by_probe():
     update = span_update(before, after, layout)
     assert update.metrics == {"span_agreement": 0.5}
     assert update.moves[0] == Move((1,), "tokens 1-1", "2-2")
-    tokens = class_update(before - [0, 1], after - [0, 1], layout)
+    tokens = class_update(before - SECOND, after - SECOND, layout)
     assert tokens.moves[0].rows in ((0,), (1,))
     assert "labels" in tokens.moves[0].before
 

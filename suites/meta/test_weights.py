@@ -9,7 +9,6 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import ml_dtypes
 import numpy as np
@@ -21,10 +20,16 @@ from safetensors.numpy import save_file
 from fixtures.export import onnx_export, quantize, seeded
 from fixtures.export.onnx_export import OPSET, export_onnx
 from fixtures.export.quantize import quantize_fused
+from fixtures.export.variants import VARIANT
+from fixtures.gate.case import Case
+from fixtures.gate.command_line import Options
+from fixtures.gate.context import Context
+from fixtures.gate.subject import Subject
 from fixtures.graphs import weights
 from fixtures.models.bge_m3 import COLBERT_FILE
 from fixtures.models.tensors import WeightsUnreadable, read_tensors
 from suites.conformance import test_weights
+from suites.meta.calls import stand_in
 
 INT8 = {"weights_dtype": "QUInt8", "activations_dtype": "QUInt8", "per_channel": True, "reduce_range": True}
 ALL = PLAIN, O2, QUANTIZED, O2_QUANTIZED = ("plain", "O2", "quantized", "O2-quantized")
@@ -211,7 +216,7 @@ def rewired(plant, name):
 class Fault:
     """One row of FAULTS: what is done to which tensor, in which exports, and the message after its name."""
 
-    plant: Callable
+    plant: Callable[[Plant, str], object]
     tensor: str
     message: str
     variants: tuple[str, ...] = ALL
@@ -394,7 +399,7 @@ def test_fault_is_named_as_a_checkpoint_with_a_prefix_and_old_names_has_it(
 
 def nameless(model):
     """Rename every tensor and node, as tools do that slim graphs; the quantizer's suffixes stay."""
-    names = {}
+    names: dict[str, str] = {}
     for tensor in model.graph.initializer:
         suffix = next((end for end in ("_quantized", "_scale", "_zero_point") if tensor.name.endswith(end)), "")
         base = names.setdefault(tensor.name.removesuffix(suffix), f"w{len(names)}")
@@ -557,10 +562,10 @@ def test_pickled_code_is_not_run(tmp_path):
 
 
 def test_check_names_model_variant_and_tensor_first(folders, load, checkpoint, other_checkpoint):
-    findings = []
+    findings: list[str] = []
     model = load(PLAIN)
-    case = SimpleNamespace(subject=SimpleNamespace(name="tiny"), variant=SimpleNamespace(name=PLAIN), graph=model)
-    test_weights.test_weights_are_the_checkpoints(case, None, folders["checkpoint"], findings.append)
+    case = stand_in(Case, subject=stand_in(Subject, name="tiny"), variant=VARIANT[PLAIN])
+    test_weights.test_weights_are_the_checkpoints(case, model, folders["checkpoint"], findings.append)
     assert findings[0].startswith(
         "37 of 37 tensors, 100.00% of their elements, are the checkpoint's; not in the graph: po"
     )
@@ -568,9 +573,10 @@ def test_check_names_model_variant_and_tensor_first(folders, load, checkpoint, o
     with pytest.raises(
         pytest.fail.Exception, match=rf"^tiny plain: {WORDS} row 123 of 1000x32 is not the checkpoint's"
     ):
-        test_weights.test_weights_are_the_checkpoints(case, None, folders["checkpoint"], findings.append)
+        test_weights.test_weights_are_the_checkpoints(case, model, folders["checkpoint"], findings.append)
 
 
 def test_check_of_an_unreadable_checkpoint_is_unsupported(tmp_path):
+    case = stand_in(Case, context=stand_in(Context, options=stand_in(Options, require_all=False)))
     with pytest.raises(pytest.skip.Exception, match=r"^unsupported: .* has neither"):
-        test_weights.test_weights_are_the_checkpoints(None, SimpleNamespace(skip=pytest.skip), tmp_path, print)
+        test_weights.test_weights_are_the_checkpoints(case, onnx.ModelProto(), tmp_path, print)

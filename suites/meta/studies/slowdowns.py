@@ -205,7 +205,9 @@ class SessionPools:
         plain_runs = [functools.partial(seconds_of, run, time.process_time) for run in pools[0]]
         beside_plain = len(files) > 1
         self.anchor = "plain" if beside_plain else "numpy"
-        self._anchors = plain_runs if beside_plain else [NumpyAnchor().timed_run(as_long_as=run) for run in plain_runs]
+        self._anchors: Sequence[TimedRun] = plain_runs
+        if not beside_plain:
+            self._anchors = [NumpyAnchor().timed_run(as_long_as=run) for run in plain_runs]
         self._variants = pools[-1]
         self.walls_s: dict[float, list[float]] = {slowdown: [] for slowdown in SLOWDOWNS}
 

@@ -20,6 +20,7 @@ import tokenizers
 from fixtures.arrays import Floats
 from fixtures.baselines.tolerances import TOLERANCES
 from fixtures.build.manifest import MANIFEST
+from fixtures.build.step import Step
 from fixtures.build.store import Store
 from fixtures.build.workers import build_all
 from fixtures.export import recipes
@@ -37,7 +38,7 @@ from fixtures.scoring.fast_tokenizer import TOKENIZER_FILE
 from fixtures.scoring.probes import PROBES, fill
 from fixtures.scoring.scores import score
 from fixtures.scoring.tasks import TASKS, Scoring
-from suites.meta.house import House
+from suites.meta.house import House, Run
 
 MODELS = {
     "mean": 'task = "embedding"\nsource = "seeded:bert@7"\nmax_length = 64\npooling = "mean"\nnormalize = true\n',
@@ -242,15 +243,18 @@ class DetectionStudy:
     def prepare(self) -> None:
         """Export every model in every variant, and approve the artifacts as ready-made files."""
         store = Store(self.house.store)
-        steps, roots = {}, {}
+        steps: dict[tuple[str, str], Step] = {}
+        roots: dict[str, Step] = {}
         for name in MODELS:
             settings = settings_of(name)
             task = TASKS[settings.task]
             digest = find_checkpoint(Model(name, self.folder, settings)).digest
             checkpoint = Checkpoint(None, None, digest)
-            roots[name] = recipes.prepare(name, checkpoint, settings.source, task.auto_class, settings.labels)
+            root = recipes.prepare(name, checkpoint, settings.source, task.auto_class, settings.labels)
+            assert isinstance(root, Step)
+            roots[name] = root
             for variant in dict.fromkeys(["plain", *self.variants]):
-                steps[name, variant] = recipes.plan(name, VARIANT[variant], roots[name], task.export_task, self.machine)
+                steps[name, variant] = recipes.plan(name, VARIANT[variant], root, task.export_task, self.machine)
         failed = build_all(store, [*steps.values(), *roots.values()], self.machine.threads, lambda _: None)
         assert not failed, failed
         for (name, variant), step in steps.items():
@@ -270,7 +274,7 @@ class DetectionStudy:
         *options: str,
         checks: Sequence[str] = CHECKS,
         house: House | None = None,
-    ):
+    ) -> Run:
         """Run the gate over artifacts, (model, variant, folder), and return the finished process."""
         house = house or self.house
         arguments = house.report.with_name("arguments.txt")
