@@ -297,9 +297,11 @@ def test_every_action_of_others_is_pinned_to_one_commit():
     commits = defaultdict(set)
     for file in (ROOT / ".github").rglob("*.yml"):
         for action, rest in re.findall(r"uses: ([\w-]+/[\w-]+)(.*)", file.read_text()):
-            commits[action].add(re.fullmatch(r"(?:/[\w-]+)?@([0-9a-f]{40} # v[\d.]+)", rest)[1])
+            pinned = re.fullmatch(r"(?:/[\w-]+)?@([0-9a-f]{40} # v[\d.]+)", rest)
+            assert pinned, f"{action}{rest} in {file.name}"
+            commits[action].add(pinned[1])
     assert {"actions/checkout", "actions/setup-python", "actions/cache"} <= commits.keys()
-    assert all(len(pinned) == 1 for pinned in commits.values()), commits
+    assert all(len(versions) == 1 for versions in commits.values()), commits
 
 
 def test_everything_that_has_owners_exists():
