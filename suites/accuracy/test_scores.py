@@ -5,7 +5,7 @@ import pytest
 from fixtures.gate.case import Case
 from fixtures.gate.session import Gate
 from fixtures.gate.subject import Subject
-from fixtures.gate.verdicts import ceiling_of, judge, judge_drift
+from fixtures.gate.verdicts import ceiling_limits, judge, judge_drift
 from fixtures.plugin.outcomes import inapplicable, require, unbaselined
 from fixtures.scoring.closeness import Closeness
 
@@ -26,7 +26,7 @@ def test_reference_is_the_approved_one(subject: Subject, reference_drift: Closen
 
 def test_scores_stay_within_ceiling(scored: Case, closeness: Closeness) -> None:
     """A variant errs no more against the reference, both measured now, than its class may."""
-    require(judge(scored, closeness, ceiling_of(scored)))
+    require(judge(scored, closeness, ceiling_limits(scored)))
 
 
 def test_scores_do_not_drift(scored: Case, drift: Closeness | None, gate: Gate) -> None:

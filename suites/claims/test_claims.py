@@ -9,7 +9,7 @@ from fixtures.gate.case import Case
 from fixtures.gate.measured import Measured
 from fixtures.gate.session import Gate
 from fixtures.gate.subject import Subject
-from fixtures.gate.timing import lengths_of, opened, side_of
+from fixtures.gate.timing import lengths_of, session_to_time, timed_run_of
 from fixtures.latency.pairs import feeds_of
 from fixtures.plugin.benchmarks import TimeCell
 from fixtures.plugin.outcomes import inapplicable
@@ -26,7 +26,7 @@ def test_long_large_batches(case: Case, plain: Case, measured: Measured, time_ce
     if shape in timed or lengths_of(case.subject)[1] < LONG_TOKENS:
         inapplicable("the grid has this shape, or the model has no positions for it")
     feeds = feeds_of(case.subject.long, *shape)
-    timed_runs = [side_of(opened(timed_case), feeds) for timed_case in (plain, case)]
+    timed_runs = [timed_run_of(session_to_time(timed_case), feeds) for timed_case in (plain, case)]
     measured.latency.append(time_cell(case, shape, *timed_runs))
 
 

@@ -13,7 +13,7 @@ from fixtures.gate.measured import Measured, MeasuredModel
 from fixtures.gate.session import Gate
 from fixtures.gate.speed_verdicts import judge_cell, judge_speed, name_of
 from fixtures.gate.subject import Subject
-from fixtures.gate.timing import SWEEP, Shape, lengths_of, opened, shape_of, side_of
+from fixtures.gate.timing import SWEEP, Shape, lengths_of, session_to_time, shape_of, timed_run_of
 from fixtures.latency.change import Tendency, is_decisive
 from fixtures.latency.footprint import measure_footprint
 from fixtures.latency.pairs import feeds_of
@@ -33,7 +33,7 @@ def test_latency_of_pytorch(
     feeds = shaped(subject, shape)
     torch = torch_of(subject, gate.machine.threads)
     torch.load(feeds)
-    plain = side_of(opened(gate.case(subject, "plain")), feeds)
+    plain = timed_run_of(session_to_time(gate.case(subject, "plain")), feeds)
     measured_model.torch_latency.append(time_cell(subject, shape, plain, torch.round_s))
 
 
@@ -42,7 +42,9 @@ def test_latency(case: Case, shape: Shape, gate: Gate, measured: Measured, time_
     """One variant at one shape, the model alone and with tokenising and post-processing."""
     feeds = shaped(case.subject, shape)
     plain = gate.case(case.subject, "plain")
-    cell = time_cell(case, shape, side_of(opened(plain), feeds), side_of(opened(case), feeds))
+    cell = time_cell(
+        case, shape, timed_run_of(session_to_time(plain), feeds), timed_run_of(session_to_time(case), feeds)
+    )
     measured.latency.append(cell)
     for verdict in [] if gate.approving else judge_cell(case, cell):
         note_stale(measured, verdict.tendency, verdict.comparison)

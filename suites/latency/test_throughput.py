@@ -10,7 +10,7 @@ from fixtures.arrays import Array, Integers
 from fixtures.gate.case import Case
 from fixtures.gate.measured import Measured
 from fixtures.gate.session import Gate
-from fixtures.gate.timing import LONGEST, MIXED, shape_of
+from fixtures.gate.timing import shape_of
 from fixtures.latency.records import Measurement, Quantity
 from fixtures.latency.throughput import BATCHINGS, measure_callers, measure_workload
 from fixtures.plugin.benchmarks import MeasureOnce
@@ -19,6 +19,8 @@ from fixtures.runtimes.opening import open_session
 from fixtures.runtimes.session import Feeds
 
 pytestmark = pytest.mark.timed
+MIXED_TEXTS, LONGEST = 64, 128
+"""Texts of a workload, and the tokens of its longest: a few of 512 would take most of the time."""
 
 
 @pytest.mark.parametrize(("batch", "by_length"), BATCHINGS)
@@ -55,11 +57,11 @@ def test_callers(
 
 
 def mixed_lengths(lengths: Integers) -> Integers:
-    """Return the rows of MIXED texts of all lengths up to LONGEST tokens, in an order that is independent of length.
+    """Return the rows of MIXED_TEXTS texts of up to LONGEST tokens, in an order that is independent of length.
 
     Where all texts are longer, the rows are those of the shortest length.
     """
     order = np.argsort(lengths, kind="stable")
     order = order[lengths[order] <= max(LONGEST, lengths.min())]
-    selected = order[np.linspace(0, len(order) - 1, min(MIXED, len(order))).astype(int)]
+    selected = order[np.linspace(0, len(order) - 1, min(MIXED_TEXTS, len(order))).astype(int)]
     return np.random.default_rng(0).permutation(selected)

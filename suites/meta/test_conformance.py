@@ -5,6 +5,7 @@ A fault is planted in a copy of an artifact of a tiny model, and the check is ca
 
 import dataclasses
 import importlib
+import itertools
 import shutil
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from fixtures.build.step import Step, step_function
 from fixtures.export import onnx_export
 from fixtures.export.onnx_export import OPSET, export_onnx
 from fixtures.export.quantize import quantize_fused
-from fixtures.export.variants import VARIANT
+from fixtures.export.variants import PROVIDER_LIMITS, VARIANT, recipe_limits
 from fixtures.gate.case import plan_case
 from fixtures.gate.checks import CHECKS
 from fixtures.gate.command_line import parse
@@ -674,3 +675,10 @@ def test_table_of_checks_is_that_of_the_suite():
     assert all(module.pytestmark is not None for module in modules)
     defined = {name.removeprefix("test_") for module in modules for name in vars(module) if name.startswith("test_")}
     assert defined == CHECKS
+
+
+def test_limits_of_recipes_and_providers_are_of_checks_that_exist():
+    """A limit of a check that no suite has would never be met."""
+    limits = [limit for variant in VARIANT.values() for limit in recipe_limits(variant)]
+    limits += itertools.chain.from_iterable(PROVIDER_LIMITS.values())
+    assert {limit.check.partition("[")[0] for limit in limits} <= CHECKS

@@ -12,7 +12,7 @@ import threadpoolctl
 from fixtures.export.variants import VARIANT
 from fixtures.gate.case import Case
 from fixtures.gate.subject import Subject
-from fixtures.gate.timing import Watched
+from fixtures.gate.timing import StopwatchSession
 from fixtures.latency import change
 from fixtures.latency import speed as latency_speed
 from fixtures.latency.change import THRESHOLD
@@ -235,7 +235,7 @@ def test_runs_are_timed_apart_from_what_is_around_them(monkeypatch):
             clock[0] += 1.0
             return feeds
 
-    runtime = Watched(Slow([stand_in(TensorInfo, name="input_ids")], [stand_in(TensorInfo, name="logits")]))
+    runtime = StopwatchSession(Slow([stand_in(TensorInfo, name="input_ids")], [stand_in(TensorInfo, name="logits")]))
     outputs = [runtime({"input_ids": np.arange(3)}) for _ in range(2)]
     assert (runtime.seconds, clock[0], runtime.inputs) == (20.0, 22.0, ["input_ids"])
     assert outputs[1]["logits"].tolist() == [1, 2, 3]
