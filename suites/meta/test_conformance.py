@@ -8,6 +8,8 @@ import importlib
 import itertools
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -28,6 +30,7 @@ from fixtures.gate.checks import CHECKS
 from fixtures.gate.command_line import parse
 from fixtures.gate.context import make_context
 from fixtures.gate.session import Gate
+from fixtures.plugin.items import reproducing_command
 from fixtures.runtimes.hardware import Machine
 from fixtures.runtimes.optimum_runtime import OptimumRuntime
 from fixtures.scoring import stress
@@ -682,3 +685,12 @@ def test_limits_of_recipes_and_providers_are_of_checks_that_exist():
     limits = [limit for variant in VARIANT.values() for limit in recipe_limits(variant)]
     limits += itertools.chain.from_iterable(PROVIDER_LIMITS.values())
     assert {limit.check.partition("[")[0] for limit in limits} <= CHECKS
+
+
+@pytest.mark.parametrize(("variant", "is_named"), [("plain", False), ("fp16", True)])
+def test_reproduce_line_names_a_variant_that_is_judged_on_request_only(cases, variant, is_named):
+    """Without its name it would not be collected."""
+    item: Any = SimpleNamespace(nodeid="suites/x.py::test_x", config=SimpleNamespace(getoption={}.get))
+    command = reproducing_command(item, cases("embedder", variant))
+    assert command.startswith("tox run -e gate -- suites/x.py::test_x")
+    assert (f"--variant={variant}" in command) == is_named
