@@ -36,6 +36,8 @@ def test_variants_link_and_task_of_a_team_are_judged(teams_house):
     plain, stamped = (variants_of(teams_house)[name] for name in ("plain", "stamped"))
     assert stamped["graph"] != plain["graph"]
     assert stamped["closeness"] == plain["closeness"]
+    merged = teams_house.run("-p", "our_rows", "--merge", str(teams_house.report))
+    assert merged.returncode == 0, merged.text
 
 
 def variants_of(house):

@@ -7,6 +7,7 @@ import json
 import pickle
 import re
 import shutil
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -559,6 +560,22 @@ def test_pickled_code_is_not_run(tmp_path):
     with pytest.raises(WeightsUnreadable, match="it names"):
         read_tensors(tmp_path)
     assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize("shape", [b"K\xffK\x06\x86", b"J\xff\xff\xff\xffK\x06\x86"], ids=["too-long", "negative"])
+def test_tensor_beside_its_storage_is_not_read(tmp_path, shape):
+    import torch
+
+    file, four_by_six = tmp_path / "pytorch_model.bin", b"K\x04K\x06\x86"
+    torch.save({"a": torch.arange(24.0).reshape(4, 6)}, file)
+    with zipfile.ZipFile(file) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    assert any(four_by_six in content for content in members.values())
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content.replace(four_by_six, shape))
+    with pytest.raises(WeightsUnreadable, match="lies beside its storage of 24 elements"):
+        read_tensors(tmp_path)
 
 
 def test_check_names_model_variant_and_tensor_first(folders, load, checkpoint, other_checkpoint):
