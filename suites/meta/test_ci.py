@@ -38,11 +38,11 @@ class Workplace:
     """A checkout with models, and a machine on which tox and pip are stand-ins that install nothing.
 
     Attributes:
-        log: what was asked of tox and pip, one word per line.
+        log: the arguments of each call of tox and pip, one word per line.
     """
 
     def __init__(self, folder, shop_house):
-        self.folder, self.log = folder / "work space", folder / "asked"
+        self.folder, self.log = folder / "work space", folder / "log"
         self.models = self.folder / "the models"
         shutil.copytree(shop_house.baselines, self.models)
         self.store = shop_house.store
@@ -59,8 +59,8 @@ class Workplace:
         }
 
     def program(self, name, body):
-        asked = f"""printf '%s\\n' "{name}" "$@" "PIP_CONSTRAINT=$PIP_CONSTRAINT" >> '{self.log}'"""
-        (self.programs / name).write_text(f"#!/bin/sh\n{asked}\n{body}\n")
+        log = f"""printf '%s\\n' "{name}" "$@" "PIP_CONSTRAINT=$PIP_CONSTRAINT" >> '{self.log}'"""
+        (self.programs / name).write_text(f"#!/bin/sh\n{log}\n{body}\n")
         (self.programs / name).chmod(0o755)
 
     def run(self, command, environment):
@@ -70,7 +70,7 @@ class Workplace:
         )  # fmt: skip
 
     @property
-    def asked(self):
+    def logged(self):
         return self.log.read_text().splitlines()
 
 
@@ -83,10 +83,10 @@ class Steps:
         summary: the page of the job.
     """
 
-    def __init__(self, place, *, only=None, report="", **given):
+    def __init__(self, place, *, only=None, report="", **inputs):
         action = read(ACTION)
-        values = {f"inputs.{name}": one.get("default", "") for name, one in action["inputs"].items()}
-        values |= {f"inputs.{name}": value for name, value in {"store": str(place.store), **given}.items()}
+        values = {f"inputs.{name}": row.get("default", "") for name, row in action["inputs"].items()}
+        values |= {f"inputs.{name}": value for name, value in {"store": str(place.store), **inputs}.items()}
         values |= {"github.action_path": str((ROOT / ACTION).parent), "steps.gate.outputs.report": str(report)}
         values |= {"steps.restored.outputs.cache-primary-key": "exportgate-Linux-X64-0-"}
         self.values, self.status, self.text = values, 0, ""
@@ -98,14 +98,14 @@ class Steps:
             script, output = place.temporary / f"{number}.step", place.temporary / f"{number}.output"
             script.write_text(step["run"])
             output.write_text("")
-            done = place.run(
+            process = place.run(
                 [*SHELLS[step["shell"]], str(script)],
                 {name: self._expand(text) for name, text in step.get("env", {}).items()}
                 | {"GITHUB_WORKSPACE": str(place.folder), "RUNNER_TEMP": str(place.temporary)}
                 | {"GITHUB_OUTPUT": str(output), "GITHUB_STEP_SUMMARY": str(page)},
             )
-            self.text += done.stdout
-            self.status = self.status or done.returncode
+            self.text += process.stdout
+            self.status = self.status or process.returncode
             for line in output.read_text().splitlines():
                 name, _, value = line.partition("=")
                 values[f"steps.{step['id']}.outputs.{name}"] = value
@@ -115,7 +115,7 @@ class Steps:
         return self.values.get(name, "") if name.startswith("steps.") else self.values[name]
 
     def _expand(self, text):
-        return re.sub(r"\$\{\{ (.+?) \}\}", lambda found: self._value(found[1]), text)
+        return re.sub(r"\$\{\{ (.+?) \}\}", lambda expression: self._value(expression[1]), text)
 
     def _goes_on(self, step):
         if "if" not in step:
@@ -142,8 +142,8 @@ def test_green_action_shows_the_gate_and_keeps_the_store(place):
     assert steps.summary == Path(steps.values["steps.gate.outputs.report"], "gate.md").read_text()
     assert not steps.errors
     assert steps.values["steps.held.outputs.key"].startswith("exportgate-Linux-X64-0-")
-    assert place.asked[:4] == ["python", "-m", "pip", "install"]
-    assert f"PIP_CONSTRAINT={place.folder / 'lock.txt'}" in place.asked
+    assert place.logged[:4] == ["python", "-m", "pip", "install"]
+    assert f"PIP_CONSTRAINT={place.folder / 'lock.txt'}" in place.logged
 
 
 def test_red_action_fails_and_says_where(place):
@@ -172,7 +172,7 @@ def test_words_of_inputs_are_not_commands(place):
     steps = Steps(place, baselines=words[0], options="\n".join(words[1:]), store="~/kept")
     assert steps.status == 4, steps.text
     assert not planted.exists()
-    assert {f"{place.folder}/{words[0]}", f"{os.environ['HOME']}/kept", *words[1:]} <= set(place.asked)
+    assert {f"{place.folder}/{words[0]}", f"{os.environ['HOME']}/kept", *words[1:]} <= set(place.logged)
     assert not steps.summary
     assert steps.errors == [
         "::error title=exportgate::The gate wrote no report: its last lines in the log say what it could not install "
@@ -209,8 +209,8 @@ def test_key_of_the_cache_follows_what_the_store_holds(place, tmp_path):
 
 def run_gitlab(place, part, **variables):
     job = read(GITLAB)[".exportgate"]
-    given = {**job["variables"], "CI_PROJECT_DIR": str(place.folder), **variables}
-    return place.run(["sh", "-ec", "\n".join(job[part])], given)
+    environment = {**job["variables"], "CI_PROJECT_DIR": str(place.folder), **variables}
+    return place.run(["sh", "-ec", "\n".join(job[part])], environment)
 
 
 @pytest.mark.parametrize(("added", "status", "verdict"), [("", 0, "pass"), (BROKEN, 1, "fail")], ids=["green", "red"])
@@ -219,8 +219,8 @@ def test_gitlab_job_ends_as_the_gate_does(place, shop, added, status, verdict):
     model.write_text(model.read_text() + added)
     (place.folder / ".exportgate").symlink_to(ROOT)
     (place.folder / ".exportgate-store").symlink_to(place.store)
-    done = run_gitlab(place, "script", EXPORTGATE_BASELINES="the models", EXPORTGATE_OPTIONS=OPTIONS)
-    assert done.returncode == status, done.stdout
+    process = run_gitlab(place, "script", EXPORTGATE_BASELINES="the models", EXPORTGATE_OPTIONS=OPTIONS)
+    assert process.returncode == status, process.stdout
     job = read(GITLAB)[".exportgate"]
     assert f"# exportgate: {verdict}" in (place.folder / job["artifacts"]["paths"][0] / "gate.md").read_text()
     assert (place.folder / job["artifacts"]["reports"]["junit"]).exists()
@@ -232,10 +232,10 @@ def test_words_of_gitlabs_variables_are_not_commands(place):
     words = [f"$(touch '{planted}')", f"`touch '{planted}'`", f"; touch '{planted}'", "*", "a b"]
     (place.folder / ".exportgate").symlink_to(ROOT)
     place.program("tox", "exit 4")
-    done = run_gitlab(place, "script", EXPORTGATE_BASELINES=words[0], EXPORTGATE_OPTIONS="\n".join(words[1:]))
-    assert done.returncode == 4, done.stdout
+    process = run_gitlab(place, "script", EXPORTGATE_BASELINES=words[0], EXPORTGATE_OPTIONS="\n".join(words[1:]))
+    assert process.returncode == 4, process.stdout
     assert not planted.exists()
-    assert {f"{place.folder}/{words[0]}", *words[1:]} <= set(place.asked)
+    assert {f"{place.folder}/{words[0]}", *words[1:]} <= set(place.logged)
 
 
 def test_gitlab_job_takes_the_commit_that_it_is_told(place, tmp_path):
@@ -245,10 +245,10 @@ def test_gitlab_job_takes_the_commit_that_it_is_told(place, tmp_path):
     for name in ("first", "second"):
         subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-m", name], check=True)
         commits.append(subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout)
-    done = run_gitlab(place, "before_script", EXPORTGATE_URL=str(source), EXPORTGATE_REF=commits[0].strip())
-    assert done.returncode == 0, done.stdout
-    taken = place.run(["git", "-C", ".exportgate", "rev-parse", "HEAD"], {})
-    assert taken.stdout == commits[0]
+    process = run_gitlab(place, "before_script", EXPORTGATE_URL=str(source), EXPORTGATE_REF=commits[0].strip())
+    assert process.returncode == 0, process.stdout
+    head = place.run(["git", "-C", ".exportgate", "rev-parse", "HEAD"], {})
+    assert head.stdout == commits[0]
 
 
 @pytest.mark.parametrize("name", [ACTION, WORKFLOW, PRE_MERGE, PROJECT])
@@ -264,11 +264,10 @@ def test_caller_gives_what_is_taken():
     gate = read(WORKFLOW)
     inputs, action = gate["on"]["workflow_call"]["inputs"], read(ACTION)["inputs"]
     (used,) = [step for step in gate["jobs"]["gate"]["steps"] if step["uses"].endswith("actions/gate")]
-    for given, taken in ((read(PRE_MERGE)["jobs"]["gate"]["with"], inputs), (used["with"], action)):
-        assert given.keys() <= taken.keys()
-        assert {name for name, one in taken.items() if one.get("required") == "true"} <= given.keys()
-    asked = set(re.findall(r"inputs\.([\w-]+)", (ROOT / WORKFLOW).read_text()))
-    assert asked == inputs.keys()
+    for arguments, declared in ((read(PRE_MERGE)["jobs"]["gate"]["with"], inputs), (used["with"], action)):
+        assert arguments.keys() <= declared.keys()
+        assert {name for name, row in declared.items() if row.get("required") == "true"} <= arguments.keys()
+    assert set(re.findall(r"inputs\.([\w-]+)", (ROOT / WORKFLOW).read_text())) == inputs.keys()
     assert set(re.findall(r"inputs\.([\w-]+)", (ROOT / ACTION).read_text())) == action.keys()
 
 
