@@ -537,9 +537,11 @@ PROPERTIES = [
 
 @pytest.mark.parametrize(("check", "fault", "message"), PROPERTIES, ids=lambda value: getattr(value, "__name__", ""))
 def test_property_that_does_not_hold_is_seen(faulty, check, fault, message):
-    """And the example ends with a line that scores it again."""
+    """And the example names its case in a word, and ends with a line that scores it again."""
+    case = faulty(fault)
     with pytest.raises(FAILURES, match=message) as caught:
-        call_check(check, faulty(fault))
+        call_check(check, case)
+    assert f"case={case!r},\n" in "\n".join(caught.value.__notes__)
     line = next(
         note for note in caught.value.__notes__ if note.startswith("from fixtures.scoring.stress import replay")
     )
