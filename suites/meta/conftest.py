@@ -1,7 +1,10 @@
 """What several files of these tests share because it takes long to make."""
 
 import itertools
+import os
+from pathlib import Path
 
+import loky
 import msgspec
 import numpy as np
 import pytest
@@ -30,35 +33,63 @@ def quiet_machine(monkeypatch):
     monkeypatch.setattr(disturbance, "_other_processes_s", lambda: 0.0)
 
 
+def pytest_configure() -> None:
+    """Give each process of pytest-xdist its share of the cores: what it starts would take all of them too."""
+    if processes := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+        os.environ.setdefault("LOKY_MAX_CPU_COUNT", str(max(1, loky.cpu_count() // int(processes))))
+
+
 @pytest.fixture(scope="session")
-def shop(tmp_path_factory):
-    """A house whose embedder is a folder of files, approved, and a place for candidates."""
+def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of all tests, in all processes of pytest-xdist: what several of them need is built once.
+
+    Keys have all that decides an artifact. A test that is about a store itself has one of its own.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    return folder / "shared-store"
+
+
+@pytest.fixture
+def house(tmp_path: Path, shared_store: Path) -> House:
+    """An empty house over the shared store."""
+    return House(tmp_path, shared_store)
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory: pytest.TempPathFactory, shared_store: Path) -> tuple[Path, House, str]:
+    """A house whose embedder is a folder of files, approved, and a place for candidates.
+
+    Returns:
+        The place, with `first`, the embedder, and `near` and `far`, which differ from it; the house; the embedder's
+        digest.
+    """
     folder = tmp_path_factory.mktemp("shop")
-    house = House(folder, folder / "store")
-    made = folder / "made"
-    made.mkdir()
-    seeded.make([], made, {"architecture": "bert", "seed": 7, "auto_class": "AutoModel", "labels": 1})
+    house = House(folder, shared_store)
+    original = folder / "original"
+    original.mkdir()
+    seeded.make([], original, {"architecture": "bert", "seed": 7, "auto_class": "AutoModel", "labels": 1})
     for name, change in (("first", 0.0), ("near", 1e-4), ("far", 0.5)):
         (folder / name).mkdir()
-        for file in made.iterdir():
+        for file in original.iterdir():
             if file.name != "model.safetensors":
                 (folder / name / file.name).write_bytes(file.read_bytes())
-        weights = load_file(made / "model.safetensors")
         random = np.random.default_rng(1)
-        shaken = {
-            key: one + np.float32(change) * random.standard_normal(one.shape).astype(one.dtype)
-            for key, one in weights.items()
+        weights = {
+            key: values + np.float32(change) * random.standard_normal(values.shape).astype(values.dtype)
+            for key, values in load_file(original / "model.safetensors").items()
         }
-        save_file(shaken, folder / name / "model.safetensors", {"format": "pt"})
+        save_file(weights, folder / name / "model.safetensors", {"format": "pt"})
     text = EMBEDDER.replace("seeded:bert@7", f"path:{folder / 'first'}") + "# a remark that stays\n" + LOOSE
     model = house.add("bert", text) / "model.toml"
     digest = find_checkpoint(models_read(model.parent), pinned=False).digest
     model.write_text(text.replace("max_length", f'digest = "{digest}"\nmax_length', 1))
-    done = house.run("--approve", *FEW)
-    assert done.returncode == 0, done.text
+    run = house.run("--approve", *FEW)
+    assert run.returncode == 0, run.text
     return folder, house, digest
 
 
-def models_read(folder):
+def models_read(folder: Path) -> Model:
     settings = msgspec.toml.decode((folder / "model.toml").read_bytes(), type=Settings)
     return Model(folder.name, folder, settings)

@@ -29,19 +29,25 @@ class Run:
     """A finished pytest run.
 
     Attributes:
-        stderr: without what was imported.
-        heavy: which of PyTorch and Transformers its process imported.
+        stderr: without the lines about imports.
+        imported: modules that its processes imported; empty if that was not traced.
     """
 
     returncode: int
     stdout: str
     stderr: str
-    heavy: frozenset[str]
+    imported: frozenset[str]
 
     @property
     def text(self) -> str:
         """All that it printed."""
         return self.stdout + self.stderr
+
+    @property
+    def frameworks(self) -> set[str]:
+        """Those of PyTorch and Transformers that its processes, workers of the store among them, imported."""
+        assert "pytest" in self.imported, "imports were not traced"
+        return {"torch", "transformers"} & self.imported
 
 
 class House:
@@ -63,31 +69,51 @@ class House:
 
     def command(self, *options: str, suite: str = "suites/accuracy") -> list[str]:
         return [
-            *(sys.executable, "-X", "importtime", "-m", "pytest", suite),
-            *("-p", "no:cacheprovider", "-p", "suites.meta.alone"),
+            *(sys.executable, "-m", "pytest", suite, "-p", "no:cacheprovider", "-p", "suites.meta.alone"),
             *("--baselines", str(self.baselines), "--store", str(self.store), "--report", str(self.report), *options),
         ]
 
-    def run(self, *options: str, suite: str = "suites/accuracy", ci: str | None = None) -> Run:
+    def run(
+        self, *options: str, suite: str = "suites/accuracy", ci: str | None = None, trace_imports: bool = False
+    ) -> Run:
         """Run a suite in a process of its own.
 
         Args:
             ci: the value of the variable CI; None where it is not set.
+            trace_imports: note what is imported; pytest captures nothing then, since it would swallow the notes.
         """
         environment = {key: value for key, value in os.environ.items() if key != "CI" and not key.startswith("PYTEST_")}
         if ci is not None:
             environment["CI"] = ci
         command = self.command(*options, suite=suite)
+        if trace_imports:
+            command[1:1] = ["-X", "importtime"]
+            command.append("--capture=no")
         process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         lines = process.stderr.splitlines()
-        imported = {line.rpartition("|")[2].strip() for line in lines if IMPORT_TIME in line}
+        imported = frozenset(line.rpartition("|")[2].strip() for line in lines if IMPORT_TIME in line)
         errors = "\n".join(line for line in lines if IMPORT_TIME not in line)
-        return Run(process.returncode, process.stdout, errors, frozenset({"torch", "transformers"} & imported))
+        return Run(process.returncode, process.stdout, errors, imported)
 
     def gate(self) -> dict[str, Any]:
         """Return gate.json."""
         gate: dict[str, Any] = json.loads((self.report / "gate.json").read_text())
         return gate
+
+    def artifacts(self, function: str) -> list[tuple[dict[str, Any], Path]]:
+        """Return manifest and folder of every artifact in the store that a step function made, whoever needed it.
+
+        Args:
+            function: end of the step's registered name.
+        """
+        files = self.store.glob("artifacts/*/manifest.json")
+        manifests = [(json.loads(file.read_text()), file.parent) for file in files]
+        return [(manifest, folder) for manifest, folder in manifests if manifest["recipe"]["run"].endswith(function)]
+
+    def artifact(self, variant: str) -> Path:
+        """Return the artifact that the last run judged as a variant of its only model."""
+        (digest,) = (row["digest"] for row in self.gate()["models"][0]["variants"] if row["variant"] == variant)
+        return next(folder for manifest, folder in self.artifacts("") if manifest["digest"] == digest)
 
     def statuses(self) -> dict[str, str]:
         """Return the status of each variant of the models; where several models have it, of the last."""

@@ -61,13 +61,13 @@ FAILURES = (AssertionError, pytest.fail.Exception)
 
 
 @pytest.fixture(scope="module")
-def session(tmp_path_factory):
+def session(tmp_path_factory, shared_store):
     """A gate over tiny models, without a pytest session of its own."""
     folder = tmp_path_factory.mktemp("house")
     for name, text in MODELS.items():
         (folder / "baselines" / name).mkdir(parents=True)
         (folder / "baselines" / name / "model.toml").write_text(text)
-    options = {"baselines": str(folder / "baselines"), "store": str(folder / "store"), "report": str(folder / "report"),
+    options = {"baselines": str(folder / "baselines"), "store": str(shared_store), "report": str(folder / "report"),
                "approve": False, "require_all": False, "grid": "quick"}  # fmt: skip
     gate = Gate(make_context(parse(options.get, ci=False)))
     cases = [gate.case(subject, name) for subject in gate.load() for name in ("plain", "O1", "O2", "quantized")]

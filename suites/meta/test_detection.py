@@ -13,8 +13,8 @@ from suites.meta.studies.detection.study import DetectionStudy
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    study = DetectionStudy(tmp_path_factory.mktemp("study"))
+def study(tmp_path_factory, shared_store):
+    study = DetectionStudy(tmp_path_factory.mktemp("study"), store=shared_store)
     study.prepare()
     return study
 

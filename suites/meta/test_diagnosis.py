@@ -267,8 +267,8 @@ class Sound:
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory):
-    built = Store(tmp_path_factory.mktemp("store"))
+def sound(shared_store):
+    built = Store(shared_store)
     models = {}
     for name, settings in MODELS.items():
         task = TASKS[settings.task]

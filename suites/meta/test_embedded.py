@@ -29,7 +29,7 @@ SENTENCES = ["The weather is lovely today.", "It's so sunny outside!", "He drove
 
 
 class Built:
-    """One embedded model, its plain export and its reference, built in a store of its own."""
+    """One embedded model, its plain export and its reference."""
 
     def __init__(self, name, folder):
         self.model = read_model(BASELINES / name)
@@ -50,13 +50,13 @@ class Built:
 
 
 @pytest.fixture(scope="module")
-def embedder(tmp_path_factory):
-    return Built("minilm-l6", tmp_path_factory.mktemp("store"))
+def embedder(shared_store):
+    return Built("minilm-l6", shared_store)
 
 
 @pytest.fixture(scope="module")
-def reranker(tmp_path_factory):
-    return Built("minilm-reranker", tmp_path_factory.mktemp("store"))
+def reranker(shared_store):
+    return Built("minilm-reranker", shared_store)
 
 
 def test_embedder_equals_sentence_transformers(embedder):

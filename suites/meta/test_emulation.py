@@ -18,7 +18,7 @@ from fixtures.runtimes.emulation import PROCESSORS, CannotEmulate, EmulatedRunti
 from fixtures.runtimes.hardware import TIER
 from fixtures.runtimes.onnx_runtime import UNOPTIMIZED, OnnxRuntime
 from fixtures.scoring.probes import FEW_QUERIES, PAIRS, PROBES
-from suites.meta.house import EMBEDDER, House
+from suites.meta.house import EMBEDDER
 
 
 @pytest.fixture
@@ -114,8 +114,7 @@ def test_what_cannot_be_downloaded_is_said_so(tmp_path):
         (["--emulate-ort=1.27.0"], "--emulate-ort: says nothing without --emulate"),
     ],
 )
-def test_wrong_options_are_refused(tmp_path, options, message):
-    house = House(tmp_path, tmp_path / "store")
+def test_wrong_options_are_refused(house, options, message):
     house.add("tiny", EMBEDDER)
     run = house.run(*options)
     assert run.returncode == 4

@@ -28,9 +28,9 @@ MACHINE = hardware.detect()
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
+def tiny(shared_store):
     """Return a function: variant name -> folder of the tiny embedder's artifact."""
-    store = Store(tmp_path_factory.mktemp("store"))
+    store = Store(shared_store)
     root = recipes.prepare("tiny", Checkpoint(None, None, "sha256:" + "0" * 64), "seeded:bert@7")
 
     def folder(variant):

@@ -17,7 +17,7 @@ from fixtures.build.manifest import digest_files
 from fixtures.build.store import Store
 from fixtures.export import recipes
 from fixtures.export.variants import VARIANT
-from fixtures.faults.effect import encode, random_inputs, true_effect, with_every_token
+from fixtures.faults.effect import encode, random_inputs, score_sound, true_effect, with_every_token
 from fixtures.faults.families.post_processing import add_pooling
 from fixtures.faults.fault import SEED, Inapplicable, Site
 from fixtures.faults.graph_edits import edit_graph
@@ -83,9 +83,9 @@ REQUIRED_FAULTS = {
 
 
 @pytest.fixture(scope="module")
-def sound_folders(tmp_path_factory):
+def sound_folders(shared_store):
     """Return a function: model -> variant -> folder of its sound artifact, which nobody may change."""
-    store = Store(tmp_path_factory.mktemp("store"))
+    store = Store(shared_store)
     folders = {}
 
     def export(model):
@@ -138,11 +138,14 @@ def build(fault, sound_folders, model, variant, workspace):
     return build_faulty_artifact(fault, variant, sound_folders(model), MODELS[model], MACHINE, workspace)
 
 
+@functools.cache
+def sound_scores(folder, model):
+    return score_sound(folder, MODELS[model], count=RANDOM_TEXTS)
+
+
 def effect_of(fault, sound_folders, model, variant, folder):
-    settings = MODELS[model]
-    return true_effect(
-        sound_folders(model)[variant], folder, settings, fault.change_settings(settings), count=RANDOM_TEXTS
-    )
+    sound = sound_scores(sound_folders(model)[variant], model)
+    return true_effect(sound, folder, fault.change_settings(MODELS[model]))
 
 
 # ----------------------------------------------------------------------------------- the table
@@ -287,7 +290,7 @@ def test_quantizer_gets_other_parameters(sound_folders, tmp_path):
 def test_sound_artifact_has_no_effect(sound_folders, model):
     """In every form, int8 included: the same batches and one thread."""
     for folder in sound_folders(model).values():
-        assert true_effect(folder, folder, MODELS[model], count=RANDOM_TEXTS) == 0
+        assert true_effect(sound_scores(folder, model), folder) == 0
 
 
 def test_graph_that_pools_as_the_model_does_has_no_effect(sound_folders, tmp_path):
@@ -313,7 +316,7 @@ def test_score_that_is_not_finite_has_infinite_effect(sound_folders, tmp_path):
 
 def test_sound_artifact_that_cannot_be_run_is_an_error(tmp_path):
     with pytest.raises(Exception, match="No such file"):
-        true_effect(tmp_path, tmp_path, MODELS["embedder"])
+        score_sound(tmp_path, MODELS["embedder"])
 
 
 def test_random_inputs_have_every_token_and_every_length_and_no_probe(sound_folders):
@@ -336,7 +339,7 @@ def test_random_inputs_have_every_token_and_every_length_and_no_probe(sound_fold
 def test_vocabulary_that_does_not_fit_is_an_error(sound_folders):
     folder = sound_folders("embedder")["plain"]
     with pytest.raises(ValueError, match="too few for a vocabulary of 1000: ask for more texts"):
-        true_effect(folder, folder, MODELS["embedder"], count=5)
+        score_sound(folder, MODELS["embedder"], count=5)
 
 
 def test_planting_imports_no_framework():

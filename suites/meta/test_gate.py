@@ -1,6 +1,7 @@
 """The gate from outside: pytest runs of the suites on tiny seeded models, and their whole life."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -22,23 +23,21 @@ from fixtures.models.files import sha256_of
 from suites.meta.house import EMBEDDER, LOOSE, RERANKER, ROOT, VARIANTS, House
 
 
-@pytest.fixture(scope="session")
-def built_store(tmp_path_factory):
-    return tmp_path_factory.mktemp("store")
-
-
-@pytest.fixture
-def house(tmp_path, built_store):
-    """An empty house over the store that all these tests share."""
-    return House(tmp_path, built_store)
-
-
-@pytest.fixture
-def approved(house):
-    """A house whose tiny embedder has an approved baseline."""
+@pytest.fixture(scope="module")
+def approved_once(tmp_path_factory, shared_store):
+    """The folder of a house whose tiny embedder has an approved baseline; no test changes it."""
+    folder = tmp_path_factory.mktemp("approved")
+    house = House(folder, shared_store)
     house.add("tiny", EMBEDDER + LOOSE)
-    done = house.run("--approve")
-    assert done.returncode == 0, done.text
+    run = house.run("--approve")
+    assert run.returncode == 0, run.text
+    return folder
+
+
+@pytest.fixture
+def approved(house, approved_once, tmp_path):
+    """A house whose tiny embedder has an approved baseline, with the report of the run that approved it."""
+    shutil.copytree(approved_once, tmp_path, dirs_exist_ok=True)
     return house
 
 
@@ -51,11 +50,11 @@ def test_life_of_a_model(house):
     second = house.run("--approve")
     assert second.returncode == 0, second.text
     assert "approved tiny on tier" in second.text
-    third = house.run()
+    third = house.run(trace_imports=True)
     assert third.returncode == 0, third.text
     assert house.statuses() == {name: "unsupported" if name == "O4" else "pass" for name in VARIANTS}
     assert "built" not in third.text
-    assert not third.heavy, f"a warm run imported {third.heavy}"
+    assert not third.frameworks, f"a warm run imported {third.frameworks}"
 
 
 def test_reranker_runs_too(house):
@@ -74,9 +73,8 @@ def test_reranker_runs_too(house):
 def test_variant_with_one_perturbed_weight_fails(approved, tmp_path):
     """A ceiling of int8 would let it pass; the approved scores do not."""
     house = House(tmp_path, tmp_path / "store")
-    shutil.copytree(approved.store, house.store)
-    folder = folder_of(house.store, house.gate(), "quantized")
-    perturb_one_weight(folder)
+    shutil.copytree(approved.store / "artifacts", house.store / "artifacts", copy_function=os.link)
+    perturb_one_weight(house.artifact("quantized"))
     done = house.run("--variant", "quantized")
     assert done.returncode == 1, done.text
     assert house.statuses() == {"quantized": "fail"}
@@ -361,13 +359,6 @@ def beside_its_times(benchmarks, cells, fused):
     assert any("test_callers[tiny-O2" in name for name in extra)
 
 
-def folder_of(store, gate, variant):
-    """Return the artifact folder of a variant by the digest that the report gives."""
-    digest = next(one["digest"] for model in gate["models"] for one in model["variants"] if one["variant"] == variant)
-    manifests = (store / "artifacts").glob("*/manifest.json")
-    return next(file.parent for file in manifests if json.loads(file.read_text())["digest"] == digest)
-
-
 def perturb_one_weight(folder):
     """Change one weight of one quantized matrix, and the manifest so that the store does not notice."""
     model = onnx.load(folder / "model.onnx")
@@ -375,9 +366,10 @@ def perturb_one_weight(folder):
     values = numpy_helper.to_array(weight).copy()
     values.flat[values.size // 2] ^= 0x7F
     weight.CopyFrom(numpy_helper.from_array(values, weight.name))
-    onnx.save(model, folder / "model.onnx")
     manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").unlink()
+    for name in ("model.onnx", "manifest.json"):  # other stores have links to the old ones
+        (folder / name).unlink()
+    onnx.save(model, folder / "model.onnx")
     write_manifest(folder, manifest["key"], manifest["recipe"])
 
 

@@ -27,19 +27,13 @@ from fixtures.scoring.stress import EXTREME_INPUTS
 from suites.conformance import test_loading, test_numbers
 from suites.meta.calls import stand_in
 from suites.meta.conftest import models_read
-from suites.meta.house import EMBEDDER, House
+from suites.meta.house import EMBEDDER
 
 HALF = ("fp16", "O4-rehearsed")
 GPU = Machine("x86_64", "avx2", "cuda", "A GPU", 2, 2, 2**30, (CUDA, CPU))
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return tmp_path_factory.mktemp("half") / "store"
-
-
-def test_sound_weights_are_held_by_fp16(store, tmp_path):
-    house = House(tmp_path, store)
+def test_sound_weights_are_held_by_fp16(house):
     house.add("tiny", EMBEDDER)
     options = ["--variant=plain", *(f"--variant={name}" for name in HALF)]
     run = house.run("suites/accuracy", *options, suite="suites/conformance")
@@ -59,7 +53,7 @@ def test_sound_weights_are_held_by_fp16(store, tmp_path):
     assert rows["plain"]["checks"]["sixteen_bits_leave_room"]["status"] == "not applicable"
 
 
-def test_activation_beyond_fp16_is_found(store, tmp_path):
+def test_activation_beyond_fp16_is_found(house, tmp_path):
     """fp32 holds it, in PyTorch and in plain; fp16 yields what is no number, and the tensor is named."""
     large = tmp_path / "large"
     large.mkdir()
@@ -69,7 +63,6 @@ def test_activation_beyond_fp16_is_found(store, tmp_path):
         weights[name] *= np.float32(2**20)
     weights["encoder.layer.0.attention.output.dense.weight"] /= np.float32(2**20)
     save_file(weights, large / "model.safetensors", {"format": "pt"})
-    house = House(tmp_path, store)
     text = EMBEDDER.replace("seeded:bert@7", f"path:{large}")
     digest = find_checkpoint(models_read(house.add("tiny", text)), pinned=False).digest
     house.add("tiny", f'digest = "{digest}"\n{text}')
@@ -236,9 +229,8 @@ def test_provider_without_a_gpu_is_none(monkeypatch):
         hardware.detect.cache_clear()
 
 
-def test_report_says_what_is_unproven_of_O4(store, tmp_path):
+def test_report_says_what_is_unproven_of_O4(house):
     """So that nobody takes a rehearsal for the thing."""
-    house = House(tmp_path, store)
     house.add("tiny", EMBEDDER)
     run = house.run("--variant=O4")
     assert run.returncode == 0, run.text

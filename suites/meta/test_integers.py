@@ -24,7 +24,7 @@ from fixtures.runtimes.emulation import PROCESSORS
 from fixtures.runtimes.hardware import Machine
 from fixtures.runtimes.onnx_runtime import UNOPTIMIZED, OnnxRuntime
 from fixtures.scoring.encoded import TOKENS_FILE, Encoded
-from suites.meta.house import EMBEDDER, LOOSE, House
+from suites.meta.house import EMBEDDER, LOOSE
 
 RANDOM = np.random.default_rng(3)
 ROW = RANDOM.integers(0, 256, 96, np.uint8)
@@ -211,8 +211,7 @@ def test_every_processor_has_a_second_one():
     assert all(processor.second_cpu not in ("", processor.cpu) for processor in PROCESSORS.values())
 
 
-def test_parameters_are_judged_where_they_are_named_and_nowhere_else(tmp_path):
-    house = House(tmp_path, tmp_path / "store")
+def test_parameters_are_judged_where_they_are_named_and_nowhere_else(house):
     house.add("tiny", EMBEDDER + LOOSE)
     run = house.run("--variant=quantized", "--variant=quantized-u8", "--variant=plain")
     assert run.returncode == 0, run.text

@@ -49,9 +49,9 @@ SPECIAL = frozenset([0, 1, 2, 3])
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory):
+def built(shared_store):
     """Return a function: variant name, or "checkpoint" -> folder of a tiny BGE-M3."""
-    store = Store(tmp_path_factory.mktemp("store"))
+    store = Store(shared_store)
     none = Checkpoint(None, None, "sha256:" + "0" * 64)
     root = recipes.prepare("m3", none, "seeded:xlm_roberta@12", auto_class="fixtures.m3:load")
     assert isinstance(root, Step)

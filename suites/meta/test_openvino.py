@@ -13,7 +13,7 @@ from fixtures.runtimes import opening
 from fixtures.runtimes.hardware import Machine
 from fixtures.runtimes.onnx_runtime import OnnxRuntime
 from fixtures.runtimes.providers import OPENVINO
-from suites.meta.house import EMBEDDER, LOOSE, RERANKER, House
+from suites.meta.house import EMBEDDER, LOOSE, RERANKER
 
 NAMES = [variant.name for variant in ON_REQUEST if variant.provider == OPENVINO]
 STATIC = '[ceilings."int8, static"]\nmax_abs_error = 1\nmin_cosine = -1\nmax_similarity_change = 2\ntopk_overlap = 0\n'
@@ -59,8 +59,7 @@ def test_runtime_answers_as_onnxruntime_does(openvino, tmp_path):
         runtime({"input_ids": feeds["input_ids"]})
 
 
-def test_gate_judges_its_variants_like_all_others(openvino, tmp_path):
-    house = House(tmp_path, tmp_path / "store")
+def test_gate_judges_its_variants_like_all_others(openvino, house):
     house.add("tiny", EMBEDDER + LOOSE + STATIC)
     house.add("ranker", RERANKER + LOGITS.format("int8") + LOGITS.format('"int8, static"'))
     options = [f"--variant={name}" for name in ("plain", *NAMES)]
@@ -73,14 +72,13 @@ def test_gate_judges_its_variants_like_all_others(openvino, tmp_path):
         assert rows["openvino-quantized"]["bytes"] < rows["openvino"]["bytes"]
         assert rows["openvino-static"]["closeness"][error] > 0
     assert house.gate()["versions"]["openvino"]
-    run = house.run(*options)
+    run = house.run(*options, trace_imports=True)
     assert run.returncode == 0, run.text
     assert set(house.statuses().values()) == {"pass"}
-    assert not run.heavy
+    assert not run.frameworks
 
 
-def test_checks_of_onnx_graphs_do_not_apply_and_the_others_do(openvino, tmp_path):
-    house = House(tmp_path, tmp_path / "store")
+def test_checks_of_onnx_graphs_do_not_apply_and_the_others_do(openvino, house):
     house.add("tiny", EMBEDDER + LOOSE + STATIC)
     run = house.run("--variant=openvino", suite="suites/conformance")
     assert run.returncode == 0, run.text
@@ -90,8 +88,7 @@ def test_checks_of_onnx_graphs_do_not_apply_and_the_others_do(openvino, tmp_path
     assert sum(status == "pass" for status in endings.values()) >= 15, run.text
 
 
-def test_latency_stands_beside_plains(openvino, tmp_path):
-    house = House(tmp_path, tmp_path / "store")
+def test_latency_stands_beside_plains(openvino, house):
     house.add("tiny", EMBEDDER + LOOSE + "[latency]\nquick = [[1, 16]]\n")
     run = house.run("--variant=plain", "--variant=openvino", suite="suites/latency")
     assert run.returncode == 0, run.text
@@ -105,9 +102,8 @@ def test_latency_stands_beside_plains(openvino, tmp_path):
     assert re.search(r"openvino +\d", run.text)
 
 
-def test_bf16_is_judged_where_the_processor_computes_it(openvino, tmp_path):
+def test_bf16_is_judged_where_the_processor_computes_it(openvino, house):
     """The same file as `openvino`, told to round: further off than fp32, and within the ceiling of bf16."""
-    house = House(tmp_path, tmp_path / "store")
     house.add("tiny", EMBEDDER)
     run = house.run("--variant=openvino", "--variant=openvino-bf16", "--variant=openvino-fp16")
     assert run.returncode == 0, run.text

@@ -9,9 +9,8 @@ MODELS = ("one", "tiny-2", "tiny-2-plain")
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("parallel")
-    house = House(folder, folder / "store")
+def house(tmp_path_factory, shared_store):
+    house = House(tmp_path_factory.mktemp("parallel"), shared_store)
     for number, name in enumerate(MODELS):
         house.add(name, EMBEDDER.replace("@7", f"@{7 + number}") + LOOSE)
     return house

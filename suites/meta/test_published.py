@@ -195,11 +195,6 @@ class Built:
         return kind.from_pretrained(self.checkpoint).eval(), transformers.AutoTokenizer.from_pretrained(self.checkpoint)
 
 
-@pytest.fixture(scope="module")
-def shared_store(tmp_path_factory):
-    return Store(tmp_path_factory.mktemp("store"))
-
-
 @pytest.fixture
 def build(shared_store, tmp_path):
     """Return a function: task, architecture, scores, further keys -> Built."""
@@ -213,7 +208,7 @@ def build(shared_store, tmp_path):
         step = plan_published(model, rows, root, tokens)
         assert isinstance(root, Step)
         assert step is not None
-        return Built(model, rows, root, tokens, step, shared_store)
+        return Built(model, rows, root, tokens, step, Store(shared_store))
 
     return build
 
@@ -346,7 +341,7 @@ def house(shared_store, tmp_path, monkeypatch):
     """An empty house that knows no hub but an empty cache."""
     for name, value in {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}.items():
         monkeypatch.setenv(name, value)
-    return House(tmp_path, shared_store.root)
+    return House(tmp_path, shared_store)
 
 
 @pytest.fixture

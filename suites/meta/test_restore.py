@@ -5,7 +5,7 @@ import json
 import pytest
 
 from fixtures.export.restore import fewest
-from suites.meta.house import EMBEDDER, House
+from suites.meta.house import EMBEDDER
 
 RESTORED = (
     '[ceilings."int8, restored"]\nmax_abs_error = {}\nmin_cosine = -1\nmax_similarity_change = 2\ntopk_overlap = 0\n'
@@ -47,13 +47,11 @@ def test_search_that_never_holds_ends():
 
 
 def answer(house):
-    (file,) = house.store.glob("artifacts/*/restored.json")
-    return json.loads(file.read_text())
+    return json.loads((house.artifact("static-quantized-restored") / "restored.json").read_text())
 
 
-def test_graph_keeps_the_ceiling_and_names_its_layers(tmp_path):
+def test_graph_keeps_the_ceiling_and_names_its_layers(house):
     """Three quarters of the error of the graph without layers in fp32 need some of its layers there, and not all."""
-    house = House(tmp_path, tmp_path / "loose")
     house.add("tiny", EMBEDDER + RESTORED.format(1))
     run = house.run(VARIANT)
     assert run.returncode == 0, run.text
@@ -61,7 +59,6 @@ def test_graph_keeps_the_ceiling_and_names_its_layers(tmp_path):
     assert loose["in_fp32"] == []
     limit = 0.75 * loose["tried"][0]["max_abs_error"]
 
-    house = House(tmp_path, tmp_path / "tight")
     house.add("tiny", EMBEDDER + RESTORED.format(limit))
     run = house.run(VARIANT)
     assert run.returncode == 0, run.text
@@ -76,8 +73,7 @@ def test_graph_keeps_the_ceiling_and_names_its_layers(tmp_path):
     assert f"{count} of {tight['of']} layers in fp32, found in" in text, run.text
 
 
-def test_ceiling_that_embeddings_alone_break_is_an_error(tmp_path):
-    house = House(tmp_path, tmp_path / "store")
+def test_ceiling_that_embeddings_alone_break_is_an_error(house):
     house.add("tiny", EMBEDDER + RESTORED.format(1e-6))
     run = house.run(VARIANT)
     assert run.returncode == 1

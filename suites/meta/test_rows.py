@@ -10,7 +10,6 @@ from fixtures.gate.command_line import ROOT, UsageError
 from fixtures.gate.rows import Rows
 from fixtures.scoring.ceilings import EXACT, Precision
 from fixtures.scoring.tasks import TASKS
-from suites.meta.house import House
 
 EXAMPLES = ROOT / "docs" / "examples"
 CLASSIFIER = 'task = "scaled-classification"\nsource = "seeded:bert@7"\nmax_length = 64\nlabels = 3\n'
@@ -19,11 +18,11 @@ LOOSE = "[ceilings.int8]\nmax_logit_error = 10\nargmax_agreement = 0\nmax_probab
 
 
 @pytest.fixture
-def teams_house(tmp_path, monkeypatch):
+def teams_house(house, monkeypatch):
     """A house whose runs load the example as a plugin."""
     paths = [str(EXAMPLES), *filter(None, [os.environ.get("PYTHONPATH")])]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
-    return House(tmp_path, tmp_path / "store")
+    return house
 
 
 def test_variants_link_and_task_of_a_team_are_judged(teams_house):

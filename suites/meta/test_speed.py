@@ -23,9 +23,8 @@ NOT_OF_A_TIER = ("reference", "conformance")
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("speed")
-    house = House(folder, folder / "store")
+def house(tmp_path_factory, shared_store):
+    house = House(tmp_path_factory.mktemp("speed"), shared_store)
     house.add("tiny", 'variants = ["plain", "O2"]\n' + EMBEDDER + LOOSE)
     run = house.run("suites/accuracy/test_scores.py", "--approve", "-k", "scores or O2", suite=SPEED)
     assert run.returncode == 0, run.text

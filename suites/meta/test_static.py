@@ -14,32 +14,36 @@ METHODS = ("static-quantized", "static-quantized-entropy", "static-quantized-per
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("static")
-    house = House(folder, folder / "store")
+def house(tmp_path_factory, shared_store):
+    house = House(tmp_path_factory.mktemp("static"), shared_store)
     house.add("tiny", EMBEDDER + LOOSE + STATIC)
     run = house.run(*(f"--variant={name}" for name in METHODS))
     assert run.returncode == 0, run.text
     return house
 
 
-def artifacts(house, function):
-    """Return (manifest, folder) of every artifact that a step function made."""
-    pairs = [(json.loads(file.read_text()), file.parent) for file in house.store.glob("artifacts/*/manifest.json")]
-    return [(manifest, folder) for manifest, folder in pairs if manifest["recipe"]["run"].endswith(function)]
+@pytest.fixture(scope="module")
+def graphs(house):
+    """Manifest and folder of each method's graph."""
+    digests = {row["digest"] for row in house.gate()["models"][0]["variants"]}
+    graphs = [pair for pair in house.artifacts(":quantize_static") if pair[0]["digest"] in digests]
+    assert len(graphs) == len(digests) == len(METHODS)
+    return graphs
+
+
+@pytest.fixture(scope="module")
+def calibrations(house, graphs):
+    """Manifest and folder of the ranges that the graphs were made of."""
+    inputs = {digest for manifest, _ in graphs for digest in manifest["recipe"]["inputs"]}
+    return [pair for pair in house.artifacts(":calibrate") if pair[0]["digest"] in inputs]
 
 
 def read_ranges(folder):
     return json.loads((folder / "ranges.json").read_text())
 
 
-def test_each_method_has_ranges_of_its_own(house):
-    digests = {row["digest"] for row in house.gate()["models"][0]["variants"]}
-    assert len(digests) == 3
-    ranges = {
-        manifest["recipe"]["parameters"]["method"]: read_ranges(folder)
-        for manifest, folder in artifacts(house, ":calibrate")
-    }
+def test_each_method_has_ranges_of_its_own(calibrations):
+    ranges = {manifest["recipe"]["parameters"]["method"]: read_ranges(folder) for manifest, folder in calibrations}
     assert set(ranges) == {"MinMax", "Entropy", "Percentile"}
     for name, (low, high) in ranges["MinMax"].items():
         for method in ("Entropy", "Percentile"):
@@ -48,17 +52,17 @@ def test_each_method_has_ranges_of_its_own(house):
     assert ranges["Entropy"] != ranges["Percentile"] != ranges["MinMax"]
 
 
-def test_ranges_are_part_of_the_key(house):
+def test_ranges_are_part_of_the_key(graphs, calibrations):
     """They are by content: ranges that another processor rounds otherwise make another artifact."""
-    digests = {manifest["digest"] for manifest, _ in artifacts(house, ":calibrate")}
-    for manifest, _ in artifacts(house, ":quantize_static"):
+    digests = {manifest["digest"] for manifest, _ in calibrations}
+    for manifest, _ in graphs:
         assert manifest["touched"] == []
         assert len(digests.intersection(manifest["recipe"]["inputs"])) == 1
 
 
-def test_graph_has_pairs_with_the_scales_of_the_ranges(house):
-    ranges_by_digest = {manifest["digest"]: read_ranges(folder) for manifest, folder in artifacts(house, ":calibrate")}
-    for manifest, folder in artifacts(house, ":quantize_static"):
+def test_graph_has_pairs_with_the_scales_of_the_ranges(graphs, calibrations):
+    ranges_by_digest = {manifest["digest"]: read_ranges(folder) for manifest, folder in calibrations}
+    for manifest, folder in graphs:
         model = onnx.load(folder / "model.onnx")
         kinds = [node.op_type for node in model.graph.node]
         assert kinds.count("QuantizeLinear") >= 4

@@ -22,7 +22,7 @@ from fixtures.scoring.update import (
     relevance_update,
     span_update,
 )
-from suites.meta.house import EMBEDDER, FEW, LOOSE, House
+from suites.meta.house import EMBEDDER, FEW, LOOSE
 
 RANDOM = np.random.default_rng(4)
 NONE = Layout(np.full(12, 5), [None] * 12, [None] * 12)
@@ -145,12 +145,12 @@ def test_what_cannot_be_measured_says_why(kind, approved, new, reason):
 
 def test_candidate_that_is_the_approved_checkpoint_has_nothing_to_do(shop):
     folder, house, digest = shop
-    run = house.run(f"--candidate=bert={folder / 'first'}")
+    run = house.run(f"--candidate=bert={folder / 'first'}", trace_imports=True)
     assert run.returncode == 0, run.text
     assert "nothing to do: the candidate is the approved checkpoint" in run.text
     assert digest in house.gate()["models"][0]["recommendation"]
     assert house.gate()["verdict"] == "pass"
-    assert not run.heavy
+    assert not run.frameworks
 
 
 def test_candidate_that_means_the_same_passes(shop):
@@ -261,8 +261,7 @@ def test_wrong_candidate_is_a_usage_error(shop, options, message):
         ('topk_overlap = "half"', "Expected `float`"),
     ],
 )
-def test_wrong_update_limit_names_file_and_key(tmp_path, line, message):
-    house = House(tmp_path, tmp_path / "store")
+def test_wrong_update_limit_names_file_and_key(house, line, message):
     house.add("tiny", EMBEDDER + f"[update]\n{line}\n")
     run = house.run()
     assert run.returncode == 4, run.text

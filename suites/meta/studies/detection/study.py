@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shutil
@@ -25,7 +26,7 @@ from fixtures.build.store import Store
 from fixtures.build.workers import build_all
 from fixtures.export import recipes
 from fixtures.export.variants import DEFAULT_VARIANTS, VARIANT
-from fixtures.faults.effect import Input, encode, true_effect
+from fixtures.faults.effect import Input, SoundScores, encode, score_sound, true_effect
 from fixtures.faults.fault import Fault, Inapplicable
 from fixtures.faults.planting import applies, build_faulty_artifact
 from fixtures.faults.table import FAULT, FAULTS
@@ -35,7 +36,7 @@ from fixtures.runtimes import hardware
 from fixtures.runtimes.onnx_runtime import OnnxRuntime
 from fixtures.runtimes.providers import MODEL_FILE
 from fixtures.scoring.fast_tokenizer import TOKENIZER_FILE
-from fixtures.scoring.probes import PROBES, fill
+from fixtures.scoring.probes import PROBES, Probe, fill
 from fixtures.scoring.scores import score
 from fixtures.scoring.tasks import TASKS, Scoring
 from suites.meta.house import House, Run
@@ -78,6 +79,8 @@ APPROVING_CHECKS = (
     "suites/conformance/test_tokenizer.py",
     "suites/conformance/test_fusion.py",
 )
+QUIETLY = ("--tb=no", "-rN", "--no-header", "-p", "no:logging")
+"""What pytest would print and capture of each of several thousand tests; gate.json has all that is judged."""
 ARTIFACTS_PER_RUN = 150
 """Faulty artifacts that one run of the gate judges, at most."""
 
@@ -156,26 +159,45 @@ def drift_tolerance(settings: Settings, variant: str) -> float:
     return TOLERANCES[VARIANT[variant].precision.name, True].limits[metric]
 
 
-def moved_probes(
-    sound: Path, faulty: Path, settings: Settings, faulty_settings: Settings, tolerance: float
-) -> frozenset[str]:
-    """Return the names of the probes whose scores differ by more than the tolerance."""
-    backend = tokenizers.Tokenizer.from_file(str(sound / TOKENIZER_FILE))
+@functools.cache
+def _sound_scores(folder: Path, model: str) -> SoundScores:
+    """Return what a sound artifact scores; each is beside many faulty ones."""
+    return score_sound(folder, settings_of(model))
+
+
+@dataclass(frozen=True)
+class ProbeScores:
+    """What a sound artifact scores on the probes, which are filled up with its tokenizer."""
+
+    probes: list[Probe]
+    inputs: list[Input]
+    scores: Floats
+
+
+@functools.cache
+def _probe_scores(folder: Path, model: str) -> ProbeScores:
+    settings = settings_of(model)
+    backend = tokenizers.Tokenizer.from_file(str(folder / TOKENIZER_FILE))
     backend.no_truncation()
     probes = [
         fill(probe, lambda text, pair: len(backend.encode(text, pair).ids), settings.max_length)
         for probe in PROBES[TASKS[settings.task].probes]
     ]
     inputs = [(probe.text, probe.pair) for probe in probes]
+    return ProbeScores(probes, inputs, _score_inputs(folder, inputs, settings))
+
+
+def moved_probes(sound: ProbeScores, faulty: Path, faulty_settings: Settings, tolerance: float) -> frozenset[str]:
+    """Return the names of the probes whose scores differ by more than the tolerance."""
+    every = frozenset(probe.id for probe in sound.probes)
     try:
-        expected = _score_inputs(sound, inputs, settings)
-        measured = _score_inputs(faulty, inputs, faulty_settings)
+        measured = _score_inputs(faulty, sound.inputs, faulty_settings)
     except Exception:  # whatever a file that cannot be run raises: every probe sees it
-        return frozenset(probe.id for probe in probes)
-    if expected.shape != measured.shape:
-        return frozenset(probe.id for probe in probes)
-    within = np.abs(expected - measured).reshape(len(probes), -1).max(axis=1) <= tolerance
-    return frozenset(probe.id for probe, holds in zip(probes, within, strict=True) if not holds)
+        return every
+    if sound.scores.shape != measured.shape:
+        return every
+    within = np.abs(sound.scores - measured).reshape(len(sound.probes), -1).max(axis=1) <= tolerance
+    return frozenset(probe.id for probe, holds in zip(sound.probes, within, strict=True) if not holds)
 
 
 def _score_inputs(folder: Path, inputs: list[Input], settings: Settings) -> Floats:
@@ -226,12 +248,13 @@ class DetectionStudy:
     Args:
         folder: an empty folder to work in.
         only: variants; by default all that this machine can judge.
+        store: of artifacts; by default a new one in the folder.
     """
 
-    def __init__(self, folder: Path, only: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path, only: Sequence[str] = (), store: Path | None = None) -> None:
         self.folder = folder
         self.machine = hardware.detect(None)
-        self.house = House(folder, folder / "store")
+        self.house = House(folder, store or folder / "store")
         self.variants = [
             variant.name
             for variant in DEFAULT_VARIANTS
@@ -280,7 +303,7 @@ class DetectionStudy:
         arguments = house.report.with_name("arguments.txt")
         named = [f"--artifact={model}:{variant}={folder}" for model, variant, folder in artifacts]
         arguments.write_text("\n".join([*checks[1:], *named, *options]))
-        return house.run(f"@{arguments}", suite=checks[0])
+        return house.run(*QUIETLY, f"@{arguments}", suite=checks[0])
 
     def placements(self, faults: Iterable[Fault], main_models: Sequence[str] = MAIN_MODELS[:1]) -> list[Placement]:
         """Return where to plant faults: in all variants that they apply to.
@@ -333,10 +356,12 @@ class DetectionStudy:
         except Inapplicable:
             return None
         faulty_settings, sound = fault.change_settings(settings), self.sound[model][variant]
-        effect = true_effect(sound, folder, settings, faulty_settings)
+        effect = true_effect(_sound_scores(sound, model), folder, faulty_settings)
         probes = None
         if variant == "plain" and model in MAIN_MODELS:
-            probes = moved_probes(sound, folder, settings, faulty_settings, drift_tolerance(settings, variant))
+            probes = moved_probes(
+                _probe_scores(sound, model), folder, faulty_settings, drift_tolerance(settings, variant)
+            )
         return folder, effect, probes
 
     def _judge(self, artifacts: Sequence[FaultyArtifact]) -> list[Verdict]:
