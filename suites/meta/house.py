@@ -45,9 +45,9 @@ class Run:
 
     @property
     def frameworks(self) -> set[str]:
-        """Those of PyTorch and Transformers that its processes, workers of the store among them, imported."""
+        """Those of PyTorch and Transformers that its process imported; what workers of the store write goes to their logs."""
         assert "pytest" in self.imported, "imports were not traced"
-        return {"torch", "transformers"} & self.imported
+        return {"torch", "transformers"} & {module.partition(".")[0] for module in self.imported}
 
 
 class House:
