@@ -45,7 +45,7 @@ class Run:
 
     @property
     def frameworks(self) -> set[str]:
-        """Those of PyTorch and Transformers that its process imported; what workers of the store write goes to their logs."""
+        """Those of PyTorch and Transformers that its own process imported; workers write to the logs of the store."""
         assert "pytest" in self.imported, "imports were not traced"
         return {"torch", "transformers"} & {module.partition(".")[0] for module in self.imported}
 
