@@ -6,9 +6,17 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+from fixtures.gate.command_line import parse
+from fixtures.gate.context import make_context
+from fixtures.gate.session import Gate
+from fixtures.plugin.stash import usage_errors
 
 ROOT = Path(__file__).resolve().parents[2]
 EMBEDDER = 'task = "embedding"\nsource = "seeded:bert@7"\nmax_length = 64\npooling = "mean"\nnormalize = true\n'
@@ -94,6 +102,24 @@ class House:
         imported = frozenset(line.rpartition("|")[2].strip() for line in lines if IMPORT_TIME in line)
         errors = "\n".join(line for line in lines if IMPORT_TIME not in line)
         return Run(process.returncode, process.stdout, errors, imported)
+
+    def usage_error(self, **options: object) -> str:
+        """Start a session in this process that ends in a usage error, and return its message.
+
+        What pytest makes of such an error is tried by whole runs in test_gate.
+
+        Args:
+            options: their values, as pytest has parsed them.
+        """
+        folders = {"baselines": str(self.baselines), "store": str(self.store), "report": str(self.report)}
+        with pytest.raises(pytest.UsageError) as error, usage_errors():
+            self._start(folders | options)
+        return str(error.value)
+
+    def _start(self, options: Mapping[str, object]) -> None:
+        gate = Gate(make_context(parse(options.get, ci=False)))
+        gate.context.store  # noqa: B018
+        gate.load()
 
     def gate(self) -> dict[str, Any]:
         """Return gate.json."""

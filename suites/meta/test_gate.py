@@ -146,6 +146,7 @@ def test_approve_is_refused_in_ci(house):
     done = house.run("--approve", ci="true")
     assert done.returncode == 4
     assert "--approve: refused under CI=true" in done.text
+    assert "Traceback" not in done.text
 
 
 def test_require_all_fails_what_would_be_skipped(approved):
@@ -208,18 +209,14 @@ def test_options_may_name_folders_that_are_there(approved):
 
 def test_variant_that_no_model_has_is_a_usage_error(house):
     house.add("tiny", 'variants = ["plain"]\n' + EMBEDDER)
-    done = house.run("--variant", "O2")
-    assert done.returncode == 4, done.text
-    assert "--variant: O2: not among the variants of tiny" in done.text
+    assert "--variant: O2: not among the variants of tiny" in house.usage_error(variant=["O2"])
 
 
 def test_texts_longer_than_the_checkpoint_has_positions_are_a_usage_error(house):
     text = (ROOT / "baselines" / "minilm-l6" / "model.toml").read_text()
     folder = house.add("long", text.replace("max_length = 256", "max_length = 1024"))
-    done = house.run("--variant", "plain")
-    assert done.returncode == 4, done.text
-    said = " ".join(done.text.split())
-    assert f"{folder / 'model.toml'}:7: max_length: is 1024, and the checkpoint has only 512 positions" in said
+    message = house.usage_error(variant=["plain"])
+    assert f"{folder / 'model.toml'}:7: max_length: is 1024, and the checkpoint has only 512 positions" in message
 
 
 def test_missing_checkpoint_is_unsupported_and_named_is_an_error(house):
@@ -227,32 +224,34 @@ def test_missing_checkpoint_is_unsupported_and_named_is_an_error(house):
     done = house.run("--variant", "plain")
     assert done.returncode in (0, 5), done.text
     assert house.statuses() == {"plain": "unsupported"}
-    named = house.run("--model", "gone")
-    assert named.returncode == 4
-    assert "--model: gone: the checkpoint folder" in named.text
+    assert "--model: gone: the checkpoint folder" in house.usage_error(model=["gone"])
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--model", "nosuch"), "--model: 'nosuch' is none of tiny"),
-        (("--variant", "O9"), "--variant: 'O9' is none of plain, O1"),
-        (("--baselines", "/nowhere"), "--baselines: /nowhere is no folder"),
-        (("--baselines", str(ROOT / "suites")), "holds no folder with a model.toml"),
-        (("--store", ""), "--store: is empty"),
-        (("--report", "/proc/nowhere"), "--report: /proc/nowhere cannot be written"),
-        (("--tier", "avx3"), "--tier: unknown tier 'avx3'"),
-        (("--tier", "cuda"), "--tier: tier cuda needs"),
-        (("--grid", "huge"), "--grid"),
-        (("--store", "ftpx://place"), "--store: ftpx://place: Protocol not known"),
-        (("--store", "/proc/nowhere"), "--store"),
+        ({"model": ["nosuch"]}, "--model: 'nosuch' is none of tiny"),
+        ({"variant": ["O9"]}, "--variant: 'O9' is none of plain, O1"),
+        ({"baselines": "/nowhere"}, "--baselines: /nowhere is no folder"),
+        ({"baselines": str(ROOT / "suites")}, "holds no folder with a model.toml"),
+        ({"store": ""}, "--store: is empty"),
+        ({"report": "/proc/nowhere"}, "--report: /proc/nowhere cannot be written"),
+        ({"tier": "avx3"}, "--tier: unknown tier 'avx3'"),
+        ({"tier": "cuda"}, "--tier: tier cuda needs"),
+        ({"store": "ftpx://place"}, "--store: ftpx://place: Protocol not known"),
+        ({"store": "/proc/nowhere"}, "--store: "),
     ],
 )
 def test_wrong_option_is_a_usage_error(house, options, message):
     house.add("tiny", EMBEDDER)
-    done = house.run(*options)
+    assert message in house.usage_error(**options)
+
+
+def test_value_that_pytest_refuses_is_a_usage_error(house):
+    house.add("tiny", EMBEDDER)
+    done = house.run("--grid", "huge")
     assert done.returncode == 4, done.text
-    assert message in done.text
+    assert "--grid" in done.text
     assert "Traceback" not in done.text
 
 
@@ -271,10 +270,7 @@ def test_wrong_option_is_a_usage_error(house, options, message):
 )
 def test_wrong_model_toml_names_file_line_and_key(house, text, message):
     house.add("tiny", text)
-    done = house.run()
-    assert done.returncode == 4, done.text
-    assert message in done.text
-    assert "Traceback" not in done.text
+    assert message in house.usage_error()
 
 
 def test_truncated_baseline_is_a_usage_error(approved):
@@ -284,13 +280,12 @@ def test_truncated_baseline_is_a_usage_error(approved):
     assert done.returncode == 4
     assert f"{file}: cannot be read" in done.text
     assert "restore it from version control" in done.text
+    assert "Traceback" not in done.text
 
 
 def test_nan_in_stored_scores_is_a_usage_error(approved):
     move_stored_scores(approved.baselines / "tiny", "reference.json", np.nan)
-    done = approved.run()
-    assert done.returncode == 4
-    assert "holds values that are not finite" in done.text
+    assert "holds values that are not finite" in approved.usage_error()
 
 
 def test_killed_export_leaves_the_store_clean(tmp_path):
