@@ -50,6 +50,8 @@ def test_outputs_are_those_of_the_task(case: Case, onnx_model: onnx.ModelProto) 
     exported = {"float16"} if EXPORT_FP16 in case.variant.recipe else {"float"}
     if case.ready_made and case.variant.precision is FP16:
         exported = {"float", "float16"}
+    if case.pools:  # sums are too large for 16 bits
+        exported |= {"float"}
     for name, (kind, axes) in outputs.items():
         assert kind in exported, f"{case}: output {name} is {kind}"
         assert len(axes) == len(expected[name]), f"{case}: output {name} has axes {axes} instead of {expected[name]}"

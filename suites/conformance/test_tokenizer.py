@@ -10,12 +10,21 @@ from fixtures.arrays import Array
 from fixtures.gate.case import Case
 from fixtures.gate.session import Gate
 from fixtures.gate.subject import Subject
+from fixtures.models.sentence_transformers import ModuleSettings
 from fixtures.plugin.outcomes import inapplicable, unbaselined
-from fixtures.scoring.encoded import Encoded, ModuleSettings
+from fixtures.scoring.encoded import Encoded
 from fixtures.scoring.fast_tokenizer import Text, tokenizer_changes
 from fixtures.scoring.probes import TEXTS
 
 pytestmark = pytest.mark.check
+STATED = {
+    "pooling": "its 1_Pooling/config.json",
+    "normalize": "its modules.json",
+    "dimensions": "truncate_dim in its config_sentence_transformers.json",
+    "prompts": "its config_sentence_transformers.json",
+    "include_prompt": "its 1_Pooling/config.json",
+}
+"""Key of model.toml -> where a checkpoint of sentence-transformers says the same of itself."""
 
 
 def fields_of(encoded: Encoded) -> dict[str, Array]:
@@ -126,10 +135,13 @@ def test_slow_and_fast_tokenizer_agree(subject: Subject) -> None:
 
 
 def test_pooling_is_the_checkpoints_own(subject: Subject) -> None:
-    """Pooling and normalisation are what `modules.json` and `1_Pooling/config.json` say."""
-    modules, settings = subject.encoded.facts.modules, subject.model.settings
-    if modules == ModuleSettings() or subject.task.name != "embedding":
+    """Pooling, norm, dimensions and prompts are what the checkpoint's own files say, where model.toml states them."""
+    modules, settings = subject.plan.modules, subject.model.settings
+    if modules == ModuleSettings():
         inapplicable("the checkpoint has no modules.json, or its task does not pool")
-    stated = {"pooling": settings.pooling, "normalize": settings.normalize}
-    expected = msgspec.structs.asdict(modules)
-    assert stated == expected, f"{subject.name}: model.toml says {stated}, and the checkpoint's modules.json {expected}"
+    stated = {key: getattr(settings, key) for key in STATED}
+    differing = [key for key, value in stated.items() if value != getattr(modules, key)]
+    assert not differing, "\n".join(
+        [f"{subject.name}: model.toml is not what the checkpoint says of itself"]
+        + [f"  {key} is {stated[key]!r}, and {STATED[key]} says {getattr(modules, key)!r}" for key in differing]
+    )

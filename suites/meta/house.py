@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,15 +110,21 @@ class House:
         Args:
             options: their values, as pytest has parsed them.
         """
-        folders = {"baselines": str(self.baselines), "store": str(self.store), "report": str(self.report)}
         with pytest.raises(pytest.UsageError) as error, usage_errors():
-            self._start(folders | options)
+            self.start(**options)
         return str(error.value)
 
-    def _start(self, options: Mapping[str, object]) -> None:
-        gate = Gate(make_context(parse(options.get, ci=False)))
+    def start(self, **options: object) -> Gate:
+        """Start a session in this process, and return it with its models read.
+
+        Args:
+            options: their values, as pytest has parsed them.
+        """
+        folders = {"baselines": str(self.baselines), "store": str(self.store), "report": str(self.report)}
+        gate = Gate(make_context(parse((folders | options).get, ci=False)))
         gate.context.store  # noqa: B018
         gate.load()
+        return gate
 
     def gate(self) -> dict[str, Any]:
         """Return gate.json."""

@@ -6,6 +6,7 @@ A fault is planted in a copy of an artifact of a tiny model, and the check is ca
 import dataclasses
 import importlib
 import itertools
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,11 +31,12 @@ from fixtures.gate.checks import CHECKS
 from fixtures.gate.command_line import parse
 from fixtures.gate.context import make_context
 from fixtures.gate.session import Gate
+from fixtures.models.sentence_transformers import ModuleSettings
+from fixtures.models.settings import Prompts
 from fixtures.plugin.items import reproducing_command
 from fixtures.runtimes.hardware import Machine
 from fixtures.runtimes.optimum_runtime import OptimumRuntime
 from fixtures.scoring import stress
-from fixtures.scoring.encoded import ModuleSettings
 from suites.conformance import (
     test_batches,
     test_contract,
@@ -489,34 +491,42 @@ def test_other_tokens_are_seen(cases):
         call_check(test_tokenizer.test_tokenizer_settings_are_the_pinned_ones, pinned(case, tokenizer=settings))
 
 
-@pytest.mark.parametrize(
-    ("facts", "check", "message"),
-    [
-        (
-            {"slow_differences": [5]},
-            test_tokenizer.test_slow_and_fast_tokenizer_agree,
-            "slow and fast tokenizer differ at 1 ",
-        ),
-        (
-            {"modules": ModuleSettings("cls", True)},
-            test_tokenizer.test_pooling_is_the_checkpoints_own,
-            "model.toml says .*mean.*modules.json .*cls",
-        ),
-    ],
-)
-def test_tokenizer_and_pooling_that_are_not_the_checkpoints_are_seen(cases, monkeypatch, facts, check, message):
+def test_slow_tokenizer_that_differs_is_seen(cases, monkeypatch):
     subject = cases().subject
     encoded = subject.encoded
 
-    def change(**changes):
-        changed = dataclasses.replace(encoded, facts=msgspec.structs.replace(encoded.facts, **changes))
-        monkeypatch.setitem(subject.__dict__, "encoded", changed)
+    def change(differences):
+        facts = msgspec.structs.replace(encoded.facts, slow_differences=differences)
+        monkeypatch.setitem(subject.__dict__, "encoded", dataclasses.replace(encoded, facts=facts))
 
-    change(slow_differences=[], modules=ModuleSettings("mean", True))
-    check(subject)
-    change(**facts)
-    with pytest.raises(FAILURES, match=message):
-        check(subject)
+    change([])
+    test_tokenizer.test_slow_and_fast_tokenizer_agree(subject)
+    change([5])
+    with pytest.raises(FAILURES, match="slow and fast tokenizer differ at 1 "):
+        test_tokenizer.test_slow_and_fast_tokenizer_agree(subject)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pooling": "cls"}, "pooling is 'mean', and its 1_Pooling/config.json says 'cls'"),
+        ({"normalize": False}, "normalize is True, and its modules.json says False"),
+        ({"dimensions": 8}, "dimensions is None, and truncate_dim in its config_sentence_transformers.json says 8"),
+        ({"prompts": Prompts("query: ")}, "prompts is None, and its config_sentence_transformers.json says Prompts"),
+        ({"include_prompt": False}, "include_prompt is True, and its 1_Pooling/config.json says False"),
+    ],
+)
+def test_head_that_is_not_the_checkpoints_is_seen(cases, changes, message):
+    subject = cases().subject
+
+    def judge(modules):
+        plan = dataclasses.replace(subject.plan, modules=modules)
+        test_tokenizer.test_pooling_is_the_checkpoints_own(dataclasses.replace(subject, available_plan=plan))
+
+    own = ModuleSettings("mean", normalize=True)
+    judge(own)
+    with pytest.raises(FAILURES, match=re.escape(message)):
+        judge(msgspec.structs.replace(own, **changes))
 
 
 def test_exporter_that_changes_its_input_is_seen(cases, session, monkeypatch):

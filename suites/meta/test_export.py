@@ -22,7 +22,7 @@ from fixtures.runtimes.hardware import Machine
 from fixtures.runtimes.onnx_runtime import OnnxRuntime
 from fixtures.runtimes.torch_runtime import TorchRuntime
 from fixtures.scoring.encoded import Encoded
-from fixtures.scoring.tasks import last_token, pool
+from fixtures.scoring.head import last_token, pool
 
 MACHINE = hardware.detect()
 

@@ -33,7 +33,7 @@ def read(folder, text):
 
 def test_keys_have_their_defaults(folder):
     settings = read(folder, EMBEDDER).settings
-    assert (settings.pooling, settings.normalize, settings.variants) == ("mean", False, None)
+    assert (settings.pooling, settings.normalize, settings.variants) == ("mean", None, None)
     assert settings.tokenizer == Tokenizer()
     assert settings.latency == Latency()
 
@@ -60,7 +60,10 @@ def test_all_keys(folder):
         (EMBEDDER.replace("16", '"16"'), 3, "max_length: Expected `int`, got `str`"),
         (EMBEDDER.replace("16", "0"), 3, "max_length: Expected `int` >= 1"),
         (EMBEDDER.replace("max_length = 16\n", ""), 1, "max_length: .*missing required field"),
-        (EMBEDDER.replace('"mean"', '"max"'), 4, "pooling: Invalid enum value 'max' .*it may be mean or cls or last"),
+        (EMBEDDER.replace('"mean"', '"mean+median"'), 4, "pooling: 'median' is none of mean, cls, last, max"),
+        (EMBEDDER + "[prompts]\nqwery = 'q: '\n", 6, "qwery: Object contains unknown field"),
+        (EMBEDDER.replace("embedding", "rerank") + "dimensions = 8\n", 5, "dimensions: only an embedding model has it"),
+        (EMBEDDER.replace("embedding", "rerank") + "[export]\npooled = true\n", 6, "only an embedding model pools"),
         (EMBEDDER.replace("path:", "http:"), 2, "source: Expected `str` matching regex"),
         (EMBEDDER.replace("embedding", "sorting"), 1, "task: 'sorting' is none of embedding, rerank"),
         (
@@ -78,7 +81,6 @@ def test_all_keys(folder):
             5,
             "int9: the variants are plain, .* and their classes fp32, ",
         ),
-        (EMBEDDER.replace('pooling = "mean"\n', ""), 1, "an embedding model needs pooling"),
         (EMBEDDER + 'variants = ["O9"]\n', 5, "variants: 'O9' is none of plain, O1"),
         (EMBEDDER + 'digest = "sha256:12"\n', 5, "digest: Expected `str` matching regex"),
         (EMBEDDER + "[ceilings.O9]\nmin_cosine = 1\n", 5, "ceilings.O9: the variants are plain"),

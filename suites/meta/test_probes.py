@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from fixtures.scoring import probes, stress
-from fixtures.scoring.encoded import Encoded, EncodedLongText, EncodedProbes, ModuleSettings
+from fixtures.scoring.encoded import Encoded, EncodedLongText, EncodedProbes, StatedPooling
 from fixtures.scoring.probes import LENGTHS, LONG_TEXT, PAIRS, TEXTS, Probe, cut_to_length
 
 NOTES_PAIRS = [
@@ -168,7 +168,7 @@ def test_tokens_are_stored_as_they_always_were(tmp_path, kind):
 def test_checkpoint_without_modules_has_none(tmp_path):
     store_tokens(tmp_path / "old", STORED[EncodedProbes] | {"modules": {}})
     encoded = EncodedProbes.load(tmp_path / "old")
-    assert encoded.facts.modules == ModuleSettings()
+    assert encoded.facts.modules == StatedPooling()
     encoded.save(tmp_path / "new")
     assert (tmp_path / "new").read_bytes() == (tmp_path / "old").read_bytes()
 

@@ -1,0 +1,52 @@
+"""Prompts are part of what an embedder reads: they reach the scores, and are asked for by what is shipped."""
+
+import numpy as np
+import pytest
+
+from fixtures.arrays import unit_rows
+from fixtures.gate.case import Case
+from fixtures.models.sentence_transformers import CONFIG_FILE, read_prompts
+from fixtures.models.settings import Prompts
+from fixtures.plugin.outcomes import inapplicable
+from fixtures.plugin.suite_fixtures import NoteFinding
+from fixtures.scoring.probes import QUERIES
+
+pytestmark = pytest.mark.check
+PROMPTED = 16
+"""Texts that are scored without their prompts, at most: the first ones."""
+SAME = 1e-4
+"""Difference of the cosine from 1 below which two embeddings of a text are the same: a prompt moves them by more."""
+
+
+def test_prompts_are_asked_for_and_matter(case: Case, finding: NoteFinding) -> None:
+    """The configuration beside the graph asks for the model's prompts, and a text without its prompt has another
+    embedding; the report says how far it moves."""
+    prompts = case.subject.model.settings.prompts
+    if prompts is None:
+        inapplicable("the model has no prompts")
+    probes = case.subject.probes
+    rows = [row for row, probe in enumerate(probes) if probe.length is None][:PROMPTED]
+    bare = case.encode([(probes[row].text, None) for row in rows]).feeds(np.arange(len(rows)))
+    cosines = (unit_rows(case.score(bare)) * unit_rows(case.scores[rows])).sum(axis=1)
+    for role, prompt in (("query", prompts.query), ("passage", prompts.passage)):
+        if not prompt:
+            continue
+        is_role = [(probes[row].id in QUERIES) == (role == "query") for row in rows]
+        moved = cosines[is_role]
+        finding(f"a {role} without {prompt!r} has a cosine of {np.median(moved):.3f} to the same with it")
+        assert 1 - min(moved) > SAME, f"{case}: the prompt {prompt!r} does not reach the scores"
+    if case.ready_made and case.ready_made.has_tokenizer:
+        file = case.ready_made.configuration.get(CONFIG_FILE)
+        shipped = read_prompts(file) if file else None
+        assert shipped == prompts, (
+            f"{case}: the model wants {described(prompts)}, and "
+            f"{f'{file} asks for {described(shipped)}' if file else f'{case.ready_made.path} has no {CONFIG_FILE}'}: "
+            "whoever runs it would embed texts without, and find other neighbours"
+        )
+
+
+def described(prompts: Prompts | None) -> str:
+    """Return prompts as people write them."""
+    if prompts is None:
+        return "no prompts"
+    return f"{prompts.query!r} before queries and {prompts.passage!r} before passages"
