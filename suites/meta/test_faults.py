@@ -15,7 +15,8 @@ import pytest
 from fixtures.baselines.tolerances import TOLERANCES
 from fixtures.build.manifest import digest_files
 from fixtures.build.store import Store
-from fixtures.export import recipes
+from fixtures.export import recipes, seeded
+from fixtures.export.pooled_export import head_parameters
 from fixtures.export.variants import VARIANT
 from fixtures.faults.effect import encode, random_inputs, score_sound, true_effect, with_every_token
 from fixtures.faults.families.post_processing import add_pooling
@@ -27,7 +28,7 @@ from fixtures.faults.tokenizer_edits import edit_tokenizer
 from fixtures.graphs.graph import added_operators
 from fixtures.graphs.quantization import quantized_weights
 from fixtures.models.checkpoints import Checkpoint
-from fixtures.models.settings import Settings
+from fixtures.models.settings import Export, Settings
 from fixtures.runtimes import hardware
 from fixtures.scoring.probes import PAIRS, TEXTS
 from fixtures.scoring.tasks import TASKS
@@ -37,12 +38,16 @@ MACHINE = hardware.detect()
 FORMS = ("plain", "O2", "quantized", "O2-quantized")
 """One variant per form of graph: as exported, fused, and both in int8."""
 RANDOM_TEXTS = 100
+DENSE_HEAD = seeded.ARCHITECTURES["bert_dense"].modules
 embedder = functools.partial(Settings, task="embedding", max_length=64, normalize=True)
 MODELS = {
     "embedder": embedder(source="seeded:bert@7", pooling="mean"),
     "cls": embedder(source="seeded:bert@7", pooling="cls"),
     "reranker": Settings(task="rerank", source="seeded:bert@8", max_length=64),
     "roberta": embedder(source="seeded:roberta@9", pooling="mean"),
+    "dense": embedder(
+        source="seeded:bert_dense@17", pooling="mean", prompts=DENSE_HEAD.prompts, export=Export(pooled=True)
+    ),
     "answerer": Settings(task="question-answering", source="seeded:bert@10", labels=2, max_length=64),
 }
 REQUIRED_FAULTS = {
@@ -94,7 +99,10 @@ def sound_folders(shared_store):
             task = TASKS[settings.task]
             checkpoint = Checkpoint(None, None, "sha256:" + "0" * 64)
             root = recipes.prepare(model, checkpoint, settings.source, task.auto_class, settings.labels)
-            steps = {form: recipes.plan(model, VARIANT[form], root, task.export_task, MACHINE) for form in FORMS}
+            head = head_parameters(settings, DENSE_HEAD)
+            steps = {
+                form: recipes.plan(model, VARIANT[form], root, task.export_task, MACHINE, head=head) for form in FORMS
+            }
             folders[model] = {form: store.run(step).folder for form, step in steps.items()}
         return folders[model]
 
@@ -113,10 +121,12 @@ def digests(folder):
 def claims(fault, sound_folders):
     """Yield the tiny models and forms that a row says it applies to.
 
-    Two models are for the rows that name their pooling or task; to all others they are as the first.
+    Three models are for the rows that name their pooling, task or keys; to all others they are as the first.
     """
     for model, settings in MODELS.items():
         if model == "cls" and "cls" not in fault.poolings:
+            continue
+        if model == "dense" and not fault.needs:
             continue
         if model == "answerer" and "question-answering" not in fault.tasks:
             continue
@@ -226,7 +236,8 @@ def test_transformers_reads_the_faulty_tokenizer_as_encode_does(fault, sound_fol
     tokenizer = AutoTokenizer.from_pretrained(folder)
     limit = min(settings.max_length, tokenizer.model_max_length)
     for (text, pair), start, end in zip(rows, encoded.offsets[:-1], encoded.offsets[1:], strict=True):
-        expected = tokenizer(text, pair, truncation=True, max_length=limit)
+        prompt = settings.prompts.query if settings.prompts else ""
+        expected = tokenizer(prompt + text, pair, truncation=True, max_length=limit)
         if not expected["input_ids"]:
             continue  # `encode` leaves a separator, since no model takes nothing
         assert expected["input_ids"] == encoded.fields["input_ids"][start:end].tolist()

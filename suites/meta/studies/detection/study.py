@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import re
 import shutil
 import tempfile
@@ -17,6 +16,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 import tokenizers
+import tomlkit
 
 from fixtures.arrays import Floats
 from fixtures.baselines.tolerances import TOLERANCES
@@ -24,7 +24,8 @@ from fixtures.build.manifest import MANIFEST
 from fixtures.build.step import Step
 from fixtures.build.store import Store
 from fixtures.build.workers import build_all
-from fixtures.export import recipes
+from fixtures.export import recipes, seeded
+from fixtures.export.pooled_export import head_parameters
 from fixtures.export.variants import DEFAULT_VARIANTS, VARIANT
 from fixtures.faults.effect import Input, SoundScores, encode, score_sound, true_effect
 from fixtures.faults.fault import Fault, Inapplicable
@@ -46,6 +47,9 @@ MODELS = {
     "rerank": 'task = "rerank"\nsource = "seeded:bert@8"\nmax_length = 64\n',
     "cls": 'task = "embedding"\nsource = "seeded:bert@7"\nmax_length = 64\npooling = "cls"\nnormalize = true\n',
     "roberta": 'task = "embedding"\nsource = "seeded:roberta@9"\nmax_length = 64\npooling = "mean"\nnormalize = true\n',
+    "dense": 'task = "embedding"\nsource = "seeded:bert_dense@17"\nmax_length = 64\npooling = "mean"\n'
+    "normalize = true\nexport = {pooled = true}\n"
+    'prompts = {query = "task: search result | query: ", passage = "title: none | text: "}\n',
     "qa": 'task = "question-answering"\nsource = "seeded:bert@10"\nmax_length = 64\nlabels = 2\n',
 }
 """Tiny models, the usual ones first: name -> model.toml."""
@@ -277,7 +281,10 @@ class DetectionStudy:
             assert isinstance(root, Step)
             roots[name] = root
             for variant in dict.fromkeys(["plain", *self.variants]):
-                steps[name, variant] = recipes.plan(name, VARIANT[variant], root, task.export_task, self.machine)
+                head = head_parameters(settings, seeded.modules_of(settings.source))
+                steps[name, variant] = recipes.plan(
+                    name, VARIANT[variant], root, task.export_task, self.machine, head=head
+                )
         failed = build_all(store, [*steps.values(), *roots.values()], self.machine.threads, lambda _: None)
         assert not failed, failed
         for (name, variant), step in steps.items():
@@ -393,9 +400,8 @@ class DetectionStudy:
             return
         shutil.copytree(self.house.baselines / model, folder)
         settings = settings_of(model)
-        text = (folder / "model.toml").read_text()
+        document = tomlkit.parse((folder / "model.toml").read_text())
         for key, value in msgspec.structs.asdict(fault.change_settings(settings)).items():
             if value != getattr(settings, key):
-                text = re.sub(rf"^{key} = .*\n", "", text, flags=re.MULTILINE)
-                text = f"{key} = {json.dumps(value)}\n{text}"
-        (folder / "model.toml").write_text(text)
+                document[key] = msgspec.to_builtins(value)
+        (folder / "model.toml").write_text(tomlkit.dumps(document))
