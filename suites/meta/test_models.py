@@ -9,7 +9,7 @@ from safetensors.numpy import save
 
 from fixtures.gate.subject import read_model
 from fixtures.models import checkpoints
-from fixtures.models.checkpoints import CheckpointUnavailable, find_checkpoint
+from fixtures.models.checkpoints import CheckpointMissing, CheckpointUnavailable, find_checkpoint
 from fixtures.models.files import checkpoint_digest, checkpoint_files, configuration_files, is_configuration
 from fixtures.models.settings import Latency, ModelError, Tokenizer
 
@@ -205,14 +205,14 @@ def test_line_of_a_key_is_below_its_table(folder):
         ("package:json/nothing", "the checkpoint folder .*nothing does not exist"),
     ],
 )
-def test_missing_checkpoint_is_unavailable(folder, source, message):
-    with pytest.raises(CheckpointUnavailable, match=message):
+def test_checkpoint_that_is_not_where_it_should_be_is_missing(folder, source, message):
+    with pytest.raises(CheckpointMissing, match=message):
         find_checkpoint(read(folder, EMBEDDER.replace("path:checkpoint", source)))
 
 
-def test_checkpoint_without_weights_is_unavailable(folder):
+def test_checkpoint_without_weights_is_missing(folder):
     (folder / "checkpoint" / "model.safetensors").rename(folder / "checkpoint" / "model.h5")
-    with pytest.raises(CheckpointUnavailable, match=r"holds no weights: neither \*\.safetensors nor"):
+    with pytest.raises(CheckpointMissing, match=r"holds no weights: neither \*\.safetensors nor"):
         find_checkpoint(read(folder, EMBEDDER))
 
 
