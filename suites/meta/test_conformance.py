@@ -70,7 +70,7 @@ def session(tmp_path_factory, shared_store):
         (folder / "baselines" / name).mkdir(parents=True)
         (folder / "baselines" / name / "model.toml").write_text(text)
     options = {"baselines": str(folder / "baselines"), "store": str(shared_store), "report": str(folder / "report"),
-               "approve": False, "require_all": False, "grid": "quick"}  # fmt: skip
+               "approve": False, "grid": "quick"}  # fmt: skip
     gate = Gate(make_context(parse(options.get, ci=False)))
     cases = [gate.case(subject, name) for subject in gate.load() for name in ("plain", "O1", "O2", "quantized")]
     steps = [step for case in cases for step in (case.scores_step, case.subject.plan.stress_reference)]

@@ -594,6 +594,6 @@ def test_check_names_model_variant_and_tensor_first(folders, load, checkpoint, o
 
 
 def test_check_of_an_unreadable_checkpoint_is_unsupported(tmp_path):
-    case = stand_in(Case, context=stand_in(Context, options=stand_in(Options, require_all=False)))
+    case = stand_in(Case, context=stand_in(Context, options=stand_in(Options, required=frozenset())))
     with pytest.raises(pytest.skip.Exception, match=r"^unsupported: .* has neither"):
         test_weights.test_weights_are_the_checkpoints(case, onnx.ModelProto(), tmp_path, print)
