@@ -4,8 +4,10 @@ import msgspec
 import pytest
 
 from fixtures.latency.records import Callers, Cell, Measurement, Quantity, Undecided
+from fixtures.plugin.reporting import _unanswered
+from fixtures.report.conclusions import conclude
 from fixtures.report.recommendation import choose, pareto_front, recommend
-from fixtures.report.results import ModelResult, Status, VariantResult
+from fixtures.report.results import Failure, MachineRecord, ModelResult, Results, Status, VariantResult
 
 GOALS = ["lowest p50 at batch 1", "highest throughput", "smallest file", "smallest error"]
 
@@ -181,3 +183,42 @@ def test_without_latencies_size_and_error_are_chosen_all_the_same():
 
 def test_nothing_is_chosen_where_nothing_passes():
     assert choose(model(variant("plain", 1, 90, 1e-7, status=Status.FAIL))) == []
+
+
+# ------------------------------------------------------------------------------------- the verdict
+
+
+@pytest.mark.parametrize(
+    ("variants", "passed", "failures", "verdict"),
+    [
+        ([PLAIN], True, [], Status.PASS),
+        ([PLAIN, VariantResult("O4", Status.UNSUPPORTED)], True, [], Status.PASS),
+        ([VariantResult("O4", Status.UNSUPPORTED)], True, [], Status.NOT_JUDGED),
+        ([VariantResult("plain", drift={"max_abs_error": 0.0})], True, [], Status.NOT_JUDGED),
+        ([], True, [], Status.NOT_JUDGED),
+        ([], False, [], Status.FAIL),
+        ([PLAIN], False, [], Status.FAIL),
+        ([PLAIN], True, [Failure("m", "plain", "builds", "it does not")], Status.FAIL),
+    ],
+)
+def test_only_a_run_that_compared_scores_passes(variants, passed, failures, verdict):
+    machine = MachineRecord(arch="x86_64", tier="avx2", cpu="a processor", cores=2)
+    results = Results(machine, {}, [model(*map(msgspec.structs.replace, variants))], failures)
+    conclude(results, passed=passed)
+    assert results.verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("counts", "text"),
+    [
+        ({}, ""),
+        ({Status.UNSUPPORTED: 9, Status.PASS: 1}, ""),
+        ({Status.UNBASELINED: 1, Status.INAPPLICABLE: 2}, ""),
+        ({Status.LIMIT: 1}, ""),
+        ({Status.UNSUPPORTED: 9, Status.UNBASELINED: 1}, "had an answer (9 unsupported, 1 unbaselined)"),
+    ],
+)
+def test_checks_of_scores_without_an_answer_are_no_success(counts, text):
+    """A run of other suites has none, and is what was asked for."""
+    assert _unanswered(counts).endswith(text)
+    assert bool(_unanswered(counts)) == bool(text)

@@ -353,4 +353,7 @@ def test_empty_run_is_reported(tmp_path):
     empty = Results(MachineRecord(arch="arm64", tier="arm64", cpu="", cores=1), {})
     conclude(empty, passed=True)
     files.write(empty, tmp_path)
-    assert terminal.render(empty, 80, False) == "PASS: no failed checks: no variant was selected"
+    assert (
+        terminal.render(empty, 80, False)
+        == "NOT JUDGED: no failed checks, and no scores were judged: no variant was selected"
+    )
