@@ -1,13 +1,21 @@
-"""What an approval measures beside the scores that were judged."""
+"""What an approval measures beside the scores that were judged, and what it asks for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from fixtures.baselines.files import NO_BASELINE
 from fixtures.gate import approval
+from fixtures.gate.checks import CHECKS, COMPARISONS, PUBLICATIONS
+from fixtures.gate.context import Context
+from fixtures.gate.coverage import left_out_checks
 from fixtures.gate.measured import Measured, MeasuredModel
+from fixtures.gate.session import Gate
+from fixtures.models.settings import Limit, Model, Settings
+from suites.accuracy import test_published, test_scores
+from suites.meta.calls import stand_in
 
 
 class Stored:
@@ -40,3 +48,61 @@ def test_operators_are_counted_of_onnx_graphs_only(monkeypatch, is_candidate):
     monkeypatch.setattr(approval, "drift_of", lambda case: None)
     approval.complete(gate, subject)
     assert measured.operators is None
+
+
+O2: Any = Stored()
+"""Stands for a case that was judged."""
+HELD: Any = object()
+"""Stands for a stored file."""
+LIMIT = Limit("O2", "scores_hold_under_mask[holes]", "a reason", "https://example.org")
+PARAMETERS = {LIMIT.check, "scores_hold_under_mask[random]"}
+
+
+def left_out(baseline, ended, *, limits=(), published=(), emulators=()):
+    """Return what an approval of O2 says that a run left out, and of which this ended."""
+    subject: Any = Subject(False)
+    subject.__dict__.update(
+        approved=baseline, published=published, context=stand_in(Context, emulators=emulators),
+        model=stand_in(Model, settings=stand_in(Settings, limits=limits)),
+    )  # fmt: skip
+    gate = stand_in(Gate, cases_of=lambda _: [], measured={}, ended={O2: ended, subject: set()})
+    return left_out_checks(gate, subject, {"O2": O2})
+
+
+@pytest.mark.parametrize(
+    ("baseline", "ended", "given", "text"),
+    [
+        ({}, set(), {}, ""),
+        (
+            {},
+            {"scores_stay_within_ceiling"},
+            {"published": (1,)},
+            "published_scores_are_reproduced and 1 more check of",
+        ),
+        ({}, set(), {"limits": (LIMIT,)}, "scores_hold_under_mask[holes] of suites/conformance on O2: select suites/c"),
+        ({}, {"scores_hold_under_mask[random]"}, {"limits": (LIMIT,)}, "scores_hold_under_mask[holes] of suites/conf"),
+        ({}, {LIMIT.check}, {"limits": (LIMIT,)}, ""),
+        ({"reference_file"}, COMPARISONS, {}, ""),
+        ({"reference_file"}, {"scores_stay_within_ceiling"}, {}, "reference_is_the_approved_one and 1 more check of"),
+        ({"conformance_file"}, CHECKS, {}, ""),
+        ({"conformance_file"}, (CHECKS - {"scores_hold_under_mask"}) | PARAMETERS, {}, ""),
+        ({"conformance_file"}, CHECKS - {"builds"}, {}, "left out: builds of suites/conformance on O2: select suites/"),
+        ({"conformance_file"}, set(), {"emulators": (1,)}, ""),
+        (
+            {"reference_file", "conformance_file"},
+            COMPARISONS,
+            {},
+            f"{len(CHECKS) - 1} more checks of suites/conformance",
+        ),
+    ],
+)
+def test_approval_asks_for_what_the_baseline_covers(baseline, ended, given, text):
+    stored = replace(NO_BASELINE, **dict.fromkeys(baseline, HELD))
+    reason = left_out(stored, set(ended), **given)
+    assert text in reason
+    assert bool(reason) == bool(text)
+
+
+def test_checks_that_an_approval_asks_for_exist():
+    tests = {*vars(test_scores), *vars(test_published)}
+    assert {f"test_{name}" for name in COMPARISONS | PUBLICATIONS} <= tests

@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 from fixtures.build import manifest as build_manifest
 from fixtures.build.manifest import write_manifest
 from fixtures.build.store import Store
+from fixtures.gate.checks import CHECKS
 from fixtures.latency.records import Quantity, Undecided, undecided_shapes
 from fixtures.models.files import sha256_of
 from suites.meta.house import EMBEDDER, LOOSE, RERANKER, ROOT, VARIANTS, House
@@ -141,6 +142,31 @@ def test_approve_keeps_what_was_not_measured(approved):
     assert after["variants"].keys() == before["variants"].keys()
 
 
+def test_approval_that_leaves_checks_of_the_baseline_out_is_refused(approved):
+    """A first approval covers what it tries; from then on none covers less."""
+    contents = {file: file.read_bytes() for file in (approved.baselines / "tiny").iterdir()}
+    partial = approved.run("--approve", "--variant", "O2", "-k", "ceiling")
+    assert partial.returncode == 1, partial.text
+    said = " ".join(partial.text.split())
+    assert (
+        "NOT APPROVED tiny: its baseline stands for checks that this run left out: reference_is_the_approved_one"
+        in said
+    )
+    assert "of suites/accuracy on O2: select suites/accuracy too, and leave -k" in said
+    assert approved.gate()["verdict"] == "fail"
+    assert {file: file.read_bytes() for file in (approved.baselines / "tiny").iterdir()} == contents
+    both = ("suites/conformance", "--approve", "--variant", "O2")
+    done = approved.run(*both)
+    assert done.returncode == 0, done.text
+    partial = approved.run("--approve", "--variant", "O2")
+    assert partial.returncode == 1, partial.text
+    said = " ".join(partial.text.split())
+    first, *further = sorted(CHECKS)
+    assert f"left out: {first} and {len(further)} more checks of suites/conformance on O2: select suites/c" in said
+    again = approved.run(*both)
+    assert again.returncode == 0, again.text
+
+
 def test_approve_is_refused_in_ci(house):
     house.add("tiny", EMBEDDER)
     done = house.run("--approve", ci="true")
@@ -150,10 +176,26 @@ def test_approve_is_refused_in_ci(house):
 
 
 def test_require_all_fails_what_would_be_skipped(approved):
-    assert approved.run("--variant", "O4").returncode in (0, 5)
     done = approved.run("--variant", "O4", "--require-all")
     assert done.returncode == 1
     assert "--require-all: unsupported: O4 needs CUDAExecutionProvider" in done.text
+
+
+def test_run_that_could_judge_nothing_does_not_pass(approved):
+    """PyTorch's scores are the approved ones, and no variant was tried."""
+    done = approved.run("--variant", "O4")
+    assert done.returncode == 5, done.text
+    assert approved.statuses() == {"O4": "unsupported"}
+    assert approved.gate()["verdict"] == "not judged"
+    assert (approved.report / "gate.md").read_text().startswith("# exportgate: not judged\n")
+    assert "NOT JUDGED: no failed checks, and no scores were judged: of 1 variants 1" in " ".join(done.text.split())
+    assert "exit status 5: no check of a variant's scores had an answer (" in done.text
+
+
+def test_what_this_machine_cannot_run_does_not_stand_in_the_way_of_the_rest(approved):
+    run = approved.run("--variant", "O2", "--variant", "O4", "--require", "checkpoints,baselines,speeds,variants")
+    assert run.returncode == 0, run.text
+    assert approved.statuses() == {"O2": "pass", "O4": "unsupported"}
 
 
 def test_approving_without_scores_says_so(approved):
@@ -167,18 +209,27 @@ def test_what_was_not_compared_is_not_a_pass(approved):
     done = approved.run("-k", "graph_is_valid", "--variant", "plain", suite="suites/conformance")
     assert done.returncode == 0, done.text
     assert approved.statuses() == {"plain": "unbaselined"}
-    assert "not judged" in done.text
+    assert approved.gate()["verdict"] == "not judged"
+    assert "NOT JUDGED: no failed checks, and no scores were judged: of 1 variants 1" in " ".join(done.text.split())
     assert approved.run("-k", "nonsense", suite="suites/conformance").returncode == 5
     assert approved.gate()["verdict"] == "fail"
 
 
 def test_scores_of_another_checkpoint_are_not_kept(approved):
-    """Approving one variant of a changed checkpoint drops what was approved of the old one."""
+    """An approval drops what was approved of another checkpoint, and so tries all of it that is still wanted."""
     file = next(approved.baselines.glob("tiny/[!r]*.json"))
     old = json.loads(file.read_text())
     for stored in old["variants"].values():
         stored["provenance"]["digest"] = "sha256:" + "0" * 64
     file.write_text(json.dumps(old))
+    partial = approved.run("--approve", "--variant", "O2")
+    assert partial.returncode == 1, partial.text
+    said = " ".join(partial.text.split())
+    assert "NOT APPROVED tiny: the checkpoint or the probes changed, and this run left out O1, O2-quantized, " in said
+    assert "select them too, with --variant O1 --variant O2-quantized --variant" in said
+    assert len(json.loads(file.read_text())["variants"]) == len(old["variants"])
+    model = approved.baselines / "tiny" / "model.toml"
+    model.write_text('variants = ["O2"]\n' + model.read_text())
     done = approved.run("--approve", "--variant", "O2")
     assert done.returncode == 0, done.text
     assert "dropped, since the checkpoint or the probes changed: O1, O2-quantized" in done.text
@@ -219,12 +270,15 @@ def test_texts_longer_than_the_checkpoint_has_positions_are_a_usage_error(house)
     assert f"{folder / 'model.toml'}:7: max_length: is 1024, and the checkpoint has only 512 positions" in message
 
 
-def test_missing_checkpoint_is_unsupported_and_named_is_an_error(house):
-    house.add("gone", EMBEDDER.replace("seeded:bert@7", "path:nowhere"))
-    done = house.run("--variant", "plain")
-    assert done.returncode in (0, 5), done.text
-    assert house.statuses() == {"plain": "unsupported"}
-    assert "--model: gone: the checkpoint folder" in house.usage_error(model=["gone"])
+def test_missing_checkpoint_of_an_approved_model_is_a_usage_error(approved):
+    """It used to be PASS with every variant unsupported."""
+    model = approved.baselines / "tiny" / "model.toml"
+    model.write_text(model.read_text().replace("seeded:bert@7", "path:nowhere"))
+    done = approved.run("--variant", "plain")
+    assert done.returncode == 4, done.text
+    said = " ".join(done.text.split())
+    assert f"{model}:2: source: tiny: the checkpoint folder {model.parent / 'nowhere'} does not exist: restore" in said
+    assert "PASS" not in done.text
 
 
 @pytest.mark.parametrize(

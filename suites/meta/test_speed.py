@@ -300,6 +300,23 @@ def test_approval_on_another_processor_keeps_the_first(house, tier):
     assert {speed["processor"] for speed in stored} == {"another", hardware.detect().processor}
 
 
+def test_times_of_an_approved_file_are_approved_without_its_scores(house, tier):
+    """The scores stay what they were; of another file, the times say nothing of what is stored."""
+    tier("O2", lambda stored: stored.update(speeds=[]))
+    before = json.loads(tier_file(house).read_text())
+    run = house.run("--variant", "O2", "--approve", suite=SPEED)
+    assert run.returncode == 0, run.text
+    assert re.search(r"^approved tiny on tier \w+: times of O2; scores stay$", run.text, re.MULTILINE), run.text
+    after = json.loads(tier_file(house).read_text())
+    assert [speed["processor"] for speed in after["variants"]["O2"].pop("speeds")] == [hardware.detect().processor]
+    before["variants"]["O2"].pop("speeds")
+    assert after == before
+    tier("O2", lambda stored: stored.update(artifact="sha256:" + "0" * 64))
+    run = house.run("--variant", "O2", "--approve", suite=SPEED)
+    assert run.returncode == 1, run.text
+    assert "times alone are approved of a file that is byte for byte the approved one" in " ".join(run.text.split())
+
+
 def test_without_an_approved_speed_it_is_unbaselined(house, tier):
     tier("O2", lambda stored: stored.update(speeds=[]))
     run = house.run("--variant", "O2", "-rs", suite=SPEED)
