@@ -1,12 +1,16 @@
 """The change of meaning between two checkpoints: metrics, the probes that moved, and the gate for an update."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 
 from fixtures.arrays import Array, Floats
-from fixtures.scoring.closeness import METRICS, Layout, similarities
+from fixtures.gate.command_line import parse
+from fixtures.gate.context import make_context
+from fixtures.gate.session import Gate
+from fixtures.scoring.closeness import METRICS, Layout, broken, similarities
 from fixtures.scoring.tasks import TASKS
 from fixtures.scoring.update import (
     CLASSES,
@@ -23,6 +27,7 @@ from fixtures.scoring.update import (
     span_update,
 )
 from suites.meta.house import EMBEDDER, FEW, LOOSE
+from suites.meta.studies import updates
 
 RANDOM = np.random.default_rng(4)
 NONE = Layout(np.full(12, 5), [None] * 12, [None] * 12)
@@ -149,7 +154,7 @@ def test_candidate_that_is_the_approved_checkpoint_has_nothing_to_do(shop):
     assert run.returncode == 0, run.text
     assert "nothing to do: the candidate is the approved checkpoint" in run.text
     assert digest in house.gate()["models"][0]["recommendation"]
-    assert house.gate()["verdict"] == "pass"
+    assert house.gate()["verdict"] == "not judged"
     assert not run.frameworks
 
 
@@ -169,6 +174,11 @@ def test_candidate_that_means_something_else_fails_and_says_what_moved(shop):
     assert run.returncode == 1, run.text
     (failure,) = house.gate()["failures"]
     assert failure["check"] == "update_keeps_its_meaning"
+    first, *lines = failure["message"].splitlines()
+    moved = re.findall(r"(\w+) [\d.e-]+, and \[update\] allows", first)
+    assert moved == [line.split()[0] for line in lines if line.endswith("  broken")]
+    assert len(moved) > 1, first
+    assert "--approve would record it whatever the limits: " in failure["message"]
     assert "moved most, before -> after:" in failure["message"]
     assert failure["message"].count("cosine ") >= SHOWN
     assert f"--candidate=bert={folder / 'far'}" in failure["message"]
@@ -263,3 +273,32 @@ def test_wrong_update_limit_names_file_and_key(house, line, message):
     refusal = house.usage_error()
     assert message in refusal
     assert "model.toml:" in refusal
+
+
+# ------------------------------------------------------------------- the defaults, on a real model
+
+
+@pytest.fixture(scope="module")
+def minilm(tmp_path_factory, shared_store):
+    """The embedded all-MiniLM-L6-v2 in PyTorch, with weights to change."""
+    report = str(tmp_path_factory.mktemp("minilm"))
+    options = {"model": ["minilm-l6"], "store": str(shared_store), "report": report}
+    gate = Gate(make_context(parse(options.get, ci=False)))
+    (subject,) = gate.load()
+    gate.context.build([subject.plan.tokens, subject.plan.reference], 0, print)
+    return updates.Model(subject, gate.machine.threads)
+
+
+MILDEST = "encoder.layer.5.attention.self.query.weight"
+"""The matrix whose noise moves the scores least, of all that were tried."""
+
+
+def test_noise_of_half_a_deviation_on_one_matrix_is_red_and_benign_changes_are_not(minilm):
+    limits = minilm.subject.update_limits
+    noisy = minilm.measure(updates.Change("half a deviation", True, updates.noise([MILDEST], updates.HARMFUL, 3)))
+    assert broken(noisy, limits) == ["max_similarity_change", "topk_overlap"], noisy
+    noise = updates.noise(minilm.matrices, updates.BENIGN, 3)
+    for change in (updates.rounded("bfloat16"), noise):
+        metrics = minilm.measure(updates.Change("no change", False, change))
+        assert metrics["max_similarity_change"] > 0
+        assert not broken(metrics, limits), metrics
