@@ -1,6 +1,7 @@
 """The tokenizer is part of the model: the same ids, sides and special tokens as were approved."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -8,13 +9,24 @@ import pytest
 
 from fixtures.arrays import Array
 from fixtures.gate.case import Case
+from fixtures.gate.measured import Measured
 from fixtures.gate.session import Gate
 from fixtures.gate.subject import Subject
+from fixtures.models.length_limits import LIBRARY, read_limits
 from fixtures.models.sentence_transformers import ModuleSettings
 from fixtures.plugin.outcomes import inapplicable, unbaselined
+from fixtures.plugin.suite_fixtures import NoteFinding
 from fixtures.scoring.encoded import Encoded
-from fixtures.scoring.fast_tokenizer import Text, tokenizer_changes
-from fixtures.scoring.probes import TEXTS
+from fixtures.scoring.fast_tokenizer import (
+    TOKENIZER_FILE,
+    FastTokenizer,
+    LoneTokenizer,
+    Text,
+    encode_row,
+    rebuilt_settings,
+    tokenizer_changes,
+)
+from fixtures.scoring.probes import LONG_TEXT, PAIRS, TEXTS
 
 pytestmark = pytest.mark.check
 STATED = {
@@ -120,6 +132,87 @@ def test_shipped_tokenizer_is_the_checkpoints(case: Case) -> None:
         )
     if changed:
         pytest.fail(f"{case}: the tokenizer beside it has other settings than the checkpoint's{note}", pytrace=False)
+
+
+def texts_of(subject: Subject) -> list[Text]:
+    """Return the probes that are not cut to a length, texts of many scripts, and one that is longer than the limit."""
+    limit = subject.model.settings.max_length
+    long_text = " ".join([LONG_TEXT] * (8 * limit // len(LONG_TEXT) + 1))
+    texts: list[Text] = [(probe.text, probe.pair) for probe in subject.probes if probe.length is None]
+    if subject.task.probes == "pairs":
+        return [*texts, *((probe.text, None) for probe in TEXTS if probe.length is None), (PAIRS[0].text, long_text)]
+    return [*texts, (long_text, None)]
+
+
+def require_same_ids_alone(target: Case | Subject, file: Path, *, as_stated: bool) -> None:
+    """Fail if a folder's tokenizer.json, read by the tokenizers library, makes other ids than Transformers.
+
+    Args:
+        target: whose ids Transformers made.
+        file: the folder's tokenizer.json.
+        as_stated: whether the truncation and padding of the file hold.
+    """
+    subject = target.subject if isinstance(target, Case) else target
+    if not file.is_file():
+        inapplicable("no tokenizer.json lies there")
+    settings, texts = subject.model.settings, texts_of(subject)
+    limit, template = settings.max_length, settings.template
+    loaded = FastTokenizer(target.tokenizer, target.encoded)
+    lone = LoneTokenizer(file, loaded, as_stated=as_stated)
+    pairs = [
+        (expected.tolist(), encode_row(lone, text, pair, template, limit)["input_ids"])
+        for expected, (text, pair) in zip(split(fields_of(loaded.encode(texts, limit, template))), texts, strict=True)
+    ]
+    differing = [index for index, (expected, actual) in enumerate(pairs) if expected != actual]
+    if differing:
+        (text, pair), (expected, actual) = texts[differing[0]], pairs[differing[0]]
+        changes = rebuilt_settings(target.tokenizer, file, with_lengths=as_stated)
+        pytest.fail(
+            f"{target}: {len(differing)} of {len(pairs)} texts have other token ids if tokenizer.json is read alone\n"
+            f"  {(pair or text)[:100]!r}\n"
+            f"  Transformers   {len(expected)} ids, {expected[:24]}\n"
+            f"  tokenizer.json {len(actual)} ids, {actual[:24]}\n"
+            f"  {file} differs from what Transformers makes of its folder: {'; '.join(changes) or 'in nothing'}\n"
+            f"  who reads it alone: {LIBRARY}; AutoTokenizer.from_pretrained(...).save_pretrained(...) writes it again",
+            pytrace=False,
+        )
+
+
+def test_tokenizer_file_alone_makes_the_same_tokens(subject: Subject, checkpoint_folder: Path) -> None:
+    """The checkpoint's tokenizer.json makes the tokens that Transformers makes of its folder.
+
+    Transformers sets parts of a tokenizer anew from tokenizer_config.json; programs without it do not. Truncation and
+    padding are left out, since exports state their own.
+    """
+    require_same_ids_alone(subject, checkpoint_folder / TOKENIZER_FILE, as_stated=False)
+
+
+def test_shipped_tokenizer_file_alone_makes_the_same_tokens(case: Case) -> None:
+    """The tokenizer.json beside the graph makes the tokens that were judged, with its own truncation and padding."""
+    require_same_ids_alone(case, case.artifact.folder / TOKENIZER_FILE, as_stated=True)
+
+
+def test_shipped_lengths_leave_room_for_what_was_judged(case: Case, measured: Measured, finding: NoteFinding) -> None:
+    """No file beside the graph cuts shorter than texts were judged, or pads all of them to one length."""
+    judged, subject = case.subject.model.settings.max_length, case.subject
+    measured.length_limits = read_limits(case.artifact.folder)
+    if conflicts := measured.length_limits.conflicts(judged):
+        lines = [
+            f"  {source} {'pads every text to' if source.pads else 'cuts at'} {limit}; who reads it: {source.readers}"
+            for source, limit in conflicts.items()
+        ]
+        advice = (
+            f"let truncation cut at {judged} and padding go no further than the longest of a batch, or judge max_length"
+        )
+        pytest.fail(
+            f"{case}: judged at {judged} tokens, and what lies beside the graph says otherwise\n"
+            + "\n".join(lines)
+            + f"\n  {advice} = {min(conflicts.values())} in {subject.model.folder / 'model.toml'}",
+            pytrace=False,
+        )
+    if subject.tokenizer_length and not case.ready_made:
+        mended = (f"{source} {limit}" for source, limit in subject.plan.length_limits.conflicts(judged).items())
+        finding(f"the export states the judged length {judged}, where the checkpoint has {', '.join(mended)}")
 
 
 def test_slow_and_fast_tokenizer_agree(subject: Subject) -> None:

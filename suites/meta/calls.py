@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any, TypeVar, cast
 
 from fixtures.gate.case import Case
+from fixtures.gate.measured import Measured
 from fixtures.gate.session import Gate
 
 FIXTURES: Mapping[str, Callable[[Case], Any]] = {
@@ -17,6 +18,8 @@ FIXTURES: Mapping[str, Callable[[Case], Any]] = {
     "operators": lambda case: case.operators,
     "stress_reference": lambda case: case.subject.stress_reference,
     "weights_folder": lambda case: case.subject.weights_folder,
+    "checkpoint_folder": lambda case: case.subject.weights_folder,
+    "measured": lambda case: Measured(),
     "finding": lambda case: lambda text: None,
 }
 """Fixture -> what it yields; those that measure note it nowhere."""

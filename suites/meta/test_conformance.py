@@ -4,8 +4,10 @@ A fault is planted in a copy of an artifact of a tiny model, and the check is ca
 """
 
 import dataclasses
+import functools
 import importlib
 import itertools
+import json
 import re
 import shutil
 from pathlib import Path
@@ -30,6 +32,7 @@ from fixtures.gate.case import plan_case
 from fixtures.gate.checks import CHECKS
 from fixtures.gate.command_line import parse
 from fixtures.gate.context import make_context
+from fixtures.gate.measured import Measured
 from fixtures.gate.session import Gate
 from fixtures.models.sentence_transformers import ModuleSettings
 from fixtures.models.settings import Prompts
@@ -489,6 +492,120 @@ def test_other_tokens_are_seen(cases):
     settings = msgspec.structs.asdict(subject.encoded.facts.tokenizer) | {"padding_side": "left"}
     with pytest.raises(AssertionError, match="padding_side: left -> right"):
         call_check(test_tokenizer.test_tokenizer_settings_are_the_pinned_ones, pinned(case, tokenizer=settings))
+
+
+def edit_tokenizer(change):
+    """Return a fault of tokenizer.json alone: a function that changes its content in place."""
+
+    def edit(folder):
+        document = json.loads((folder / "tokenizer.json").read_text())
+        change(document)
+        (folder / "tokenizer.json").write_text(json.dumps(document))
+
+    return edit
+
+
+def cuts_by_itself(tokenizer, length=16):
+    tokenizer["truncation"] = {"direction": "Right", "max_length": length, "strategy": "LongestFirst", "stride": 0}
+
+
+def pads_by_itself(tokenizer):
+    tokenizer["padding"] = {"strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
+                            "pad_type_id": 0, "pad_token": "[PAD]"}  # fmt: skip
+
+
+def keeps_capitals(tokenizer):
+    tokenizer["normalizer"]["lowercase"] = False
+
+
+def keeps_accents(tokenizer):
+    tokenizer["normalizer"]["strip_accents"] = False
+
+
+def joins_chinese(tokenizer):
+    tokenizer["normalizer"]["handle_chinese_chars"] = False
+
+
+def ends_without_separator(tokenizer):
+    tokenizer["post_processor"]["single"].pop()
+
+
+def adds_a_word(tokenizer):
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
+    tokenizer["added_tokens"].append({"id": 1000, "content": "the", **flags})
+
+
+@pytest.mark.parametrize("model", ["embedder", "reranker"])
+@pytest.mark.parametrize(
+    ("fault", "setting"),
+    [
+        (keeps_capitals, r"normalizer\.lowercase: true -> false \(Transformers sets it from do_lower_case in"),
+        (keeps_accents, r"normalizer\.strip_accents: null -> false \(Transformers sets it from strip_accents in"),
+        (joins_chinese, r"normalizer\.handle_chinese_chars: true -> false \(.* from tokenize_chinese_chars in"),
+        (ends_without_separator, r"post_processor\.single\.2: "),
+        (cuts_by_itself, r"truncation\.max_length: 64 -> 16"),
+        (pads_by_itself, r"padding: null -> "),
+        (adds_a_word, r"added_tokens\.\d: "),
+    ],
+)
+def test_tokenizer_file_that_alone_makes_other_tokens_is_seen(faulty, cases, tmp_path, model, fault, setting):
+    """Whether Transformers sets it right when it loads or not, and in the checkpoint as well as beside the graph."""
+    case = faulty(edit_tokenizer(fault), model, of_folder=True)
+    with pytest.raises(FAILURES, match=setting) as caught:
+        call_check(test_tokenizer.test_shipped_tokenizer_file_alone_makes_the_same_tokens, case)
+    assert "programs that read tokenizer.json alone" in str(caught.value)
+    check = functools.partial(call_check, test_tokenizer.test_tokenizer_file_alone_makes_the_same_tokens, cases(model))
+    if fault in (cuts_by_itself, pads_by_itself):  # which exports state anew
+        check(checkpoint_folder=case.artifact.folder)
+        return
+    with pytest.raises(FAILURES, match=setting):
+        check(checkpoint_folder=case.artifact.folder)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_tokenizer_files_of_a_sound_export_make_the_same_tokens(cases, model):
+    case = cases(model)
+    call_check(test_tokenizer.test_tokenizer_file_alone_makes_the_same_tokens, case)
+    call_check(test_tokenizer.test_shipped_tokenizer_file_alone_makes_the_same_tokens, case)
+    call_check(test_tokenizer.test_shipped_lengths_leave_room_for_what_was_judged, case)
+
+
+def test_length_that_the_caller_sets_is_no_fault(faulty):
+    """A file that cuts later than its scores were judged leaves it to the caller."""
+    case = faulty(edit_tokenizer(functools.partial(cuts_by_itself, length=128)), of_folder=True)
+    call_check(test_tokenizer.test_shipped_tokenizer_file_alone_makes_the_same_tokens, case)
+    call_check(test_tokenizer.test_shipped_lengths_leave_room_for_what_was_judged, case)
+
+
+def states(name, **keys):
+    """Return a fault: a configuration file beside the graph with these keys."""
+
+    def write(folder):
+        file = folder / name
+        document = json.loads(file.read_text()) if file.exists() else {}
+        file.write_text(json.dumps(document | keys))
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (edit_tokenizer(cuts_by_itself), r"truncation.max_length in tokenizer.json cuts at 16; .* Rust, Go and Java"),
+        (edit_tokenizer(pads_by_itself), r"Fixed in tokenizer.json pads every text to 64; .* tokenizer.json alone"),
+        (
+            states("tokenizer_config.json", max_length=32),
+            r"max_length in tokenizer_config.json cuts at 32; .*fastembed",
+        ),
+        (states("sentence_bert_config.json", max_seq_length=63), r"cuts at 63; .*text-embeddings-inference"),
+    ],
+)
+def test_length_beside_the_graph_that_was_not_judged_is_seen(faulty, fault, message):
+    case, measured = faulty(fault, of_folder=True), Measured()
+    with pytest.raises(FAILURES, match=message):
+        call_check(test_tokenizer.test_shipped_lengths_leave_room_for_what_was_judged, case, measured=measured)
+    assert measured.length_limits is not None
+    assert measured.length_limits.conflicts(64)
 
 
 def test_slow_tokenizer_that_differs_is_seen(cases, monkeypatch):
