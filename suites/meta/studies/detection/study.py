@@ -363,7 +363,7 @@ class DetectionStudy:
         except Inapplicable:
             return None
         faulty_settings, sound = fault.change_settings(settings), self.sound[model][variant]
-        effect = true_effect(_sound_scores(sound, model), folder, faulty_settings)
+        effect = true_effect(_sound_scores(sound, model), folder, faulty_settings, read_alone=fault.read_alone)
         probes = None
         if variant == "plain" and model in MAIN_MODELS:
             probes = moved_probes(
