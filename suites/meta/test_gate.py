@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -54,6 +55,10 @@ def test_life_of_a_model(house):
     third = house.run(trace_imports=True)
     assert third.returncode == 0, third.text
     assert house.statuses() == {name: "unsupported" if name == "O4" else "pass" for name in VARIANTS}
+    paths = {row["variant"]: row["path"] for row in house.gate()["models"][0]["variants"]}
+    assert [name for name, path in paths.items() if not path.endswith("/model.onnx")] == ["O4"]
+    assert all(Path(path).is_file() for path in paths.values() if path)
+    assert f"files in {house.store / 'artifacts'}:" in third.text
     assert "built" not in third.text
     assert not third.frameworks, f"a warm run imported {third.frameworks}"
 

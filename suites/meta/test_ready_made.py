@@ -178,6 +178,7 @@ def test_ready_made_folder_scores_like_the_reference_and_imports_no_framework(sh
     assert row["status"] == "unbaselined"
     assert "the approved scores are of exportgate's own export, and this is a ready-made file" in row["reason"]
     assert row["closeness"]["max_abs_error"] < 1e-5
+    assert row["path"] == str(folder / "model.onnx"), "what was handed in, and not the copy with other names"
     assert "inputs ids as input_ids, input_mask as attention_mask, segment_ids as token_type_ids" in row["ready_made"]
     assert "outputs 1234 as last_hidden_state" in row["ready_made"]
     assert "ids as input_ids" in run.text, "the terminal shows the mapping"

@@ -149,6 +149,31 @@ def test_terminal_fits_and_cuts_nothing(results, width, color):
         assert line.search(text), f"{row} is on no single line of\n{text}"
 
 
+def test_terminal_names_each_judged_file_and_folds_no_path(results):
+    """Below the folder that they share; whole where there is one. What was not built has none."""
+    store = "/home/somebody/a-rather-long-name-of-a-folder/.cache/exportgate/store/artifacts"
+    first, second = results.models
+    for variant in first.variants[:3]:
+        variant.path = f"{store}/{'0' * 32}/model.onnx"
+    first.variants[4].path = f"{store}/{'1' * 32}/model.onnx"
+    second.variants[0].path = "/data/ours.onnx"
+    for width in (80, 160):
+        text = terminal.render(results, width, False)
+        assert f"files in {store}:\n  plain, O2, O4  {'0' * 32}/model.onnx\n" in text
+        assert f"\n  O3-quantized   {'1' * 32}/model.onnx\n" in text
+        assert "\nfile of plain: /data/ours.onnx\n" in text
+
+
+def test_every_form_names_each_judged_file_whole(results, tmp_path):
+    results.models[0].variants[0].path = path = "/store/artifacts/01/model.onnx"
+    files.write(results, tmp_path)
+    assert json.loads((tmp_path / "gate.json").read_bytes())["models"][0]["variants"][0]["path"] == path
+    assert [f" {path} "] == [
+        cells[1] for rows in markdown_tables((tmp_path / "gate.md").read_text()) for cells in rows if path in cells[1]
+    ]
+    assert path in Page((tmp_path / "index.html").read_text("utf-8")).text
+
+
 def test_terminal_folds_where_it_must(results):
     assert max(map(len, terminal.render(results, 40, False).splitlines())) <= 40
 
