@@ -9,7 +9,6 @@ from fixtures.graphs.graph import input_types, output_types
 from fixtures.plugin.suite_fixtures import NoteFinding
 from fixtures.scoring.ceilings import FP16
 from fixtures.scoring.stress import StressReference
-from fixtures.scoring.tasks import POOLED
 
 pytestmark = pytest.mark.check
 
@@ -40,7 +39,7 @@ def test_outputs_are_those_of_the_task(case: Case, onnx_model: onnx.ModelProto) 
     """The outputs that the task scores, in float32 or in what was exported, batch and length free; no other, but the
     past."""
     outputs = {name: kind for name, kind in output_types(onnx_model).items() if not name.startswith("present.")}
-    expected = {POOLED: ("batch", None)} if case.pools else case.subject.task.outputs
+    expected = {case.own_head: ("batch", None)} if case.own_head else case.subject.task.outputs
     if case.ready_made:
         outputs = {name: kind for name, kind in outputs.items() if name in expected}
     assert outputs.keys() == expected.keys(), (

@@ -235,6 +235,6 @@ def test_pooling_is_the_checkpoints_own(subject: Subject) -> None:
     stated = {key: getattr(settings, key) for key in STATED}
     differing = [key for key, value in stated.items() if value != getattr(modules, key)]
     assert not differing, "\n".join(
-        [f"{subject.name}: model.toml is not what the checkpoint says of itself"]
+        [f"{subject.name}: {subject.model.folder / 'model.toml'} is not what the checkpoint says of itself"]
         + [f"  {key} is {stated[key]!r}, and {STATED[key]} says {getattr(modules, key)!r}" for key in differing]
     )

@@ -9,7 +9,7 @@ from scipy.stats import kendalltau
 from sklearn.metrics import ndcg_score
 from sklearn.neighbors import NearestNeighbors
 
-from fixtures.arrays import Floats
+from fixtures.arrays import Floats, sigmoid
 from fixtures.scoring.closeness import (
     LONGEST_SPAN,
     NDCG_AT,
@@ -66,9 +66,20 @@ def test_equal_sets_are_as_close_as_can_be():
     assert logits_found == pytest.approx(
         {
             "max_logit_error": 0, "mean_logit_error": 0, "kendall_tau": 1, "min_kendall_tau": 1,
-            "order_flips": 0, "top1_agreement": 1, "ndcg_at_5_change": 0,
+            "order_flips": 0, "new_ties": 0, "top1_agreement": 1, "ndcg_at_5_change": 0,
         }
     )  # fmt: skip
+
+
+def test_scores_that_a_sigmoid_in_16_bits_makes_alike_are_counted():
+    """Of the ten pairs of each query, those of the three largest logits of the first: their probabilities are 1."""
+    logits = np.array([9, 10, 11, -1, -2, 5, 4, 3, 2, 1, 12, 13], np.float32)
+    probabilities = sigmoid(logits)
+    tied = rerank(probabilities, probabilities.astype(np.float16).astype(np.float32), QUERIES, GRADES).metrics
+    assert tied["new_ties"] == pytest.approx(3 / 20)
+    assert rerank(probabilities, probabilities, QUERIES, GRADES).metrics["new_ties"] == 0
+    same = np.zeros(12, np.float32)
+    assert rerank(same, same, QUERIES, GRADES).metrics["new_ties"] == 0, "they were ties before"
 
 
 def test_one_moved_embedding_is_named_and_measured():

@@ -48,6 +48,7 @@ MODELS = {
     "dense": embedder(
         source="seeded:bert_dense@17", pooling="mean", prompts=DENSE_HEAD.prompts, export=Export(pooled=True)
     ),
+    "two-logits": Settings(task="rerank", source="seeded:bert@12", labels=2, positive="LABEL_1", max_length=64),
     "answerer": Settings(task="question-answering", source="seeded:bert@10", labels=2, max_length=64),
 }
 REQUIRED_FAULTS = {
@@ -121,12 +122,14 @@ def digests(folder):
 def claims(fault, sound_folders):
     """Yield the tiny models and forms that a row says it applies to.
 
-    Three models are for the rows that name their pooling, task or keys; to all others they are as the first.
+    Some models are for the rows that name their pooling, labels, keys or task; to all others they are as the first.
     """
     for model, settings in MODELS.items():
         if model == "cls" and "cls" not in fault.poolings:
             continue
         if model == "dense" and not fault.needs:
+            continue
+        if model == "two-logits" and not fault.labels:
             continue
         if model == "answerer" and "question-answering" not in fault.tasks:
             continue

@@ -66,7 +66,7 @@ def test_life_of_a_model(house):
 def test_reranker_runs_too(house):
     loose = (
         "[ceilings.int8]\nmax_logit_error = 99\nmean_logit_error = 99\nkendall_tau = -1\nmin_kendall_tau = -1\n"
-        "order_flips = 1\ntop1_agreement = 0\nndcg_at_5_change = 1\n"
+        "order_flips = 1\nnew_ties = 1\ntop1_agreement = 0\nndcg_at_5_change = 1\n"
     )
     house.add("tiny-reranker", RERANKER + loose)
     done = house.run("--approve")

@@ -13,6 +13,7 @@ from fixtures.models.checkpoints import CheckpointMissing, CheckpointUnavailable
 from fixtures.models.files import checkpoint_digest, checkpoint_files, configuration_files, is_configuration
 from fixtures.models.settings import Latency, ModelError, Tokenizer
 
+LIMIT = '[[limits]]\nvariant = "O2"\ncheck = "builds"\nreason = "r"\n'
 EMBEDDER = 'task = "embedding"\nsource = "path:checkpoint"\nmax_length = 16\npooling = "mean"\n'
 
 
@@ -56,21 +57,46 @@ def test_all_keys(folder):
     ("text", "line", "message"),
     [
         ("task = embedding", 1, "not valid TOML: Invalid value .at line 1"),
-        (EMBEDDER + "pooled = 3\n", 5, "pooled: .*unknown field .*the keys are task, source"),
-        (EMBEDDER.replace("16", '"16"'), 3, "max_length: Expected `int`, got `str`"),
-        (EMBEDDER.replace("16", "0"), 3, "max_length: Expected `int` >= 1"),
-        (EMBEDDER.replace("max_length = 16\n", ""), 1, "max_length: .*missing required field"),
+        (
+            EMBEDDER + "pooled = 3\n",
+            5,
+            "pooled: there is no such key: the keys are task, source, .*; did you mean pooling.$",
+        ),
+        (EMBEDDER.replace("16", '"16"'), 3, 'max_length: write a whole number, 1 or more, and not "16"$'),
+        (EMBEDDER.replace("16", "0"), 3, "max_length: write a whole number, 1 or more, and not 0$"),
+        (
+            EMBEDDER.replace("max_length = 16\n", ""),
+            1,
+            "max_length is missing: write max_length = a whole number, 1 or more$",
+        ),
+        (
+            EMBEDDER.replace("path:", "http:"),
+            2,
+            'source: write "path:/models/mine", "package:.*, "hub:.* or "seeded:.*, and not "http:checkpoint"$',
+        ),
         (EMBEDDER.replace('"mean"', '"mean+median"'), 4, "pooling: 'median' is none of mean, cls, last, max"),
         (EMBEDDER + "[prompts]\nqwery = 'q: '\n", 6, "qwery: Object contains unknown field"),
         (EMBEDDER.replace("embedding", "rerank") + "dimensions = 8\n", 5, "dimensions: only an embedding model has it"),
         (EMBEDDER.replace("embedding", "rerank") + "[export]\npooled = true\n", 6, "only an embedding model pools"),
-        (EMBEDDER.replace("path:", "http:"), 2, "source: Expected `str` matching regex"),
         (EMBEDDER.replace("embedding", "sorting"), 1, "task: 'sorting' is none of embedding, rerank"),
         (
             EMBEDDER + '[[limits]]\nvariant = "O2"\ncheck = "holds_under_masks[x]"\nreason = "r"\nlink = "l"\n',
-            5,
-            "no check is called 'holds_under_masks'; did you mean 'scores_hold_under_mask'",
+            7,
+            "limits.0..check: no check is called 'holds_under_masks'; did you mean 'scores_hold_under_mask'",
         ),
+        (
+            EMBEDDER + LIMIT + 'link = "l"\n' + LIMIT + LIMIT + 'link = "l"\n',
+            10,
+            "limits.1.: link is missing: write link = the address where that is known",
+        ),
+        (EMBEDDER + '[ceilings."int8, static"]\ntopk_overlap = "a"\n', 6, "int8, static.topk_overlap: write a number"),
+        (EMBEDDER + LIMIT + "link = 3\n", 9, "limits.0..link: write the address .*, and not 3$"),
+        (EMBEDDER + LIMIT + 'lnk = "l"\n', 9, "limits.0..lnk: there is no such key: .* did you mean link.$"),
+        (EMBEDDER + "limits = [{}]\n", 5, "limits.0.: variant is missing"),
+        (EMBEDDER + "limits = 3\n", 5, "limits: write a list, each entry a table of keys, and not 3$"),
+        (EMBEDDER.replace('"embedding"', "true"), 1, "task: write a text in quotes, and not true$"),
+        (EMBEDDER + "normalize = 1\n", 5, "normalize: write true or false, and not 1$"),
+        (EMBEDDER + 'ceilings.O2.min_cosine = "1"\n', 5, 'ceilings.O2.min_cosine: write a number, and not "1"$'),
         (EMBEDDER + 'template = "{query} {passage}"\n', 5, "template: only a decoder-reranker has a template"),
         ('task = "question-answering"\nsource = "seeded:bert@1"\nmax_length = 8\n', 1, "labels: .* start and end"),
         (EMBEDDER.replace("embedding", "text-ranking"), 1, "task: .*optimum#2355.*write task = .rerank."),
@@ -82,11 +108,23 @@ def test_all_keys(folder):
             "int9: the variants are plain, .* and their classes fp32, ",
         ),
         (EMBEDDER + 'variants = ["O9"]\n', 5, "variants: 'O9' is none of plain, O1"),
-        (EMBEDDER + 'digest = "sha256:12"\n', 5, "digest: Expected `str` matching regex"),
+        (
+            EMBEDDER + 'digest = "sha256:12"\n',
+            5,
+            'digest: write "sha256:" and 64 hexadecimal digits, .*, and not "sha256:12"$',
+        ),
         (EMBEDDER + "[ceilings.O9]\nmin_cosine = 1\n", 5, "ceilings.O9: the variants are plain"),
         (EMBEDDER + "[ceilings.O2]\nmax_logit_error = 1\n", 6, "max_logit_error: the metrics of task embedding are"),
-        (EMBEDDER + "[latency]\nquick = [[1]]\n", 6, "latency.quick"),
-        (EMBEDDER + '[tokenizer]\npadding_side = "up"\n', 6, "tokenizer.padding_side: .*it may be right or left"),
+        (
+            EMBEDDER + "[latency]\nquick = [[1]]\n",
+            6,
+            "latency.quick.0.: write .batch, length in tokens., such as .8, 128., and not .1.$",
+        ),
+        (
+            EMBEDDER + '[tokenizer]\npadding_side = "up"\n',
+            6,
+            'tokenizer.padding_side: write "left" or "right", and not "up"$',
+        ),
         (EMBEDDER.replace("path:checkpoint", "hub:BAAI/bge-m3@main"), 2, "hub: needs owner/name@ and the full 40"),
         (EMBEDDER.replace("path:checkpoint", "seeded:bert"), 2, "seeded: needs architecture@seed"),
         (EMBEDDER.replace("path:checkpoint", "seeded:birt@1"), 2, "seeded: 'birt' is none of bert"),

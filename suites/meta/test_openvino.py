@@ -19,7 +19,7 @@ NAMES = [variant.name for variant in ON_REQUEST if variant.provider == OPENVINO]
 STATIC = '[ceilings."int8, static"]\nmax_abs_error = 1\nmin_cosine = -1\nmax_similarity_change = 2\ntopk_overlap = 0\n'
 LOGITS = (
     "[ceilings.{}]\nmax_logit_error = 9\nmean_logit_error = 9\nkendall_tau = -1\nmin_kendall_tau = -1\n"
-    "order_flips = 1\ntop1_agreement = 0\nndcg_at_5_change = 1\n"
+    "order_flips = 1\nnew_ties = 1\ntop1_agreement = 0\nndcg_at_5_change = 1\n"
 )
 
 

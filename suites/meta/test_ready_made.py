@@ -61,6 +61,10 @@ def test_inputs_that_nothing_feeds_are_refused(declared, fields):
         ("embedding", {"1234": 3}, {"1234": "last_hidden_state"}),
         ("embedding", {"1234": 3, "5678": 2}, {"1234": "last_hidden_state"}),
         ("embedding", {"5678": 2}, {"5678": "sentence_embedding"}),
+        ("embedding", {"output": 2, "onnx::Shape_422": 3}, {"onnx::Shape_422": "last_hidden_state"}),
+        ("embedding", {"last_hidden_state": 2, "hidden_states": 3}, {"hidden_states": "last_hidden_state"}),
+        ("embedding", {"last_hidden_state": 0}, {"last_hidden_state": "last_hidden_state"}),
+        ("rerank", {"logits": 3, "x": 2}, {"x": "logits"}),
         ("rerank", {"output_0": 2}, {"output_0": "logits"}),
         ("rerank", {"score": 1}, {"score": "logits"}),
         ("rerank", {"hidden": 3, "x": 2}, {"x": "logits"}),
@@ -85,6 +89,11 @@ def test_outputs_are_mapped(task, axes, mapping):
 def test_outputs_that_cannot_be_identified_are_refused(task, axes):
     with pytest.raises(ReadyMadeError, match=r"no output can be identified as .*; export it with --task"):
         map_outputs(axes, TASKS[task])
+
+
+def test_output_of_integers_is_never_scores():
+    with pytest.raises(ReadyMadeError, match="the graph has output of integers; export it"):
+        map_outputs({}, TASKS["embedding"], ["output"])
 
 
 # -------------------------------------------------------------------------------- through the gate
@@ -215,6 +224,53 @@ def test_worse_file_breaks_its_ceiling(shop, folder):
     assert run.returncode == 1, run.text
     assert house.gate()["failures"][0]["check"] == "scores_stay_within_ceiling"
     assert f"--artifact=bert:plain={folder}" in house.gate()["failures"][0]["message"]
+
+
+def widen(model, name="last_hidden_state"):
+    """Let an output hold every number twice."""
+    for node in model.graph.node:
+        node.output[:] = ["narrow" if output == name else output for output in node.output]
+        node.input[:] = ["narrow" if value == name else value for value in node.input]
+    model.graph.node.append(helper.make_node("Concat", ["narrow", "narrow"], [name], axis=-1))
+    (output,) = [output for output in model.graph.output if output.name == name]
+    output.type.tensor_type.shape.dim[-1].dim_value = 64
+
+
+def add_mask_output(model):
+    """Name the mask, in integers, what others call the token embeddings, and these what nobody does."""
+    value = helper.make_tensor_value_info("output", TensorProto.INT64, ["batch", "length"])
+    for node in model.graph.node:
+        node.output[:] = ["onnx::Shape_422" if name == "last_hidden_state" else name for name in node.output]
+    model.graph.node.append(helper.make_node("Identity", ["attention_mask"], ["output"]))
+    model.graph.output[0].name = "onnx::Shape_422"
+    model.graph.output.insert(0, value)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_output_of_another_width_is_named_with_its_width_and_the_expected_one(shop, folder, pooled):
+    """Whatever compares its scores."""
+    _, house, _ = shop
+    if pooled:
+        edit(folder, add_pooling)
+    edit(folder, lambda model: widen(model, "sentence_embedding" if pooled else "last_hidden_state"))
+    suite = "suites/accuracy/test_scores.py"
+    run = house.run(f"--artifact=bert:plain={folder}", "suites/conformance/test_masks.py", suite=suite)
+    assert run.returncode == 1, run.text
+    failures = {failure["check"].partition("[")[0]: failure["message"] for failure in house.gate()["failures"]}
+    assert {"scores_stay_within_ceiling", "scores_hold_under_mask"} <= failures.keys()
+    output = "sentence_embedding" if pooled else "last_hidden_state"
+    for check in ("scores_stay_within_ceiling", "scores_hold_under_mask"):
+        assert f"scores of output {output} cannot be compared: 64 wide instead of 32" in failures[check]
+    assert "broadcast" not in run.text
+
+
+def test_output_of_integers_is_not_taken_for_embeddings(shop, folder):
+    _, house, _ = shop
+    edit(folder, add_mask_output)
+    run = house.run(f"--artifact=bert:plain={folder}", "suites/conformance/test_contract.py")
+    assert run.returncode == 0, run.text
+    assert "outputs onnx::Shape_422 as last_hidden_state" in result(house)["ready_made"]
+    assert "extra outputs, not judged: output" in result(house)["ready_made"]
 
 
 def test_other_tokenizer_is_seen(shop, folder):

@@ -19,11 +19,11 @@ NASTY = "no approved scores | for <b>this</b> tier\nand a second line"
 NO_GPU = "O4 needs CUDAExecutionProvider, and this machine has CPUExecutionProvider"
 CLOSE = {
     "embedding": (1.2e-6, 0.99999991, 2.2e-6, 1.0),
-    "rerank": (1.2e-4, 0.99931, 0.8, 2.1e-5, 0.0, 1.0, 0.0),
+    "rerank": (1.2e-4, 0.99931, 0.8, 2.1e-5, 0.0, 0.0, 1.0, 0.0),
 }
 CEILING = {
     "embedding": (1e-4, 0.99999, 1e-4, 0.99),
-    "rerank": (1e-3, 0.999, 0.8, 5e-4, 0.0, 1.0, 1e-3),
+    "rerank": (1e-3, 0.999, 0.8, 5e-4, 0.0, 1e-3, 1.0, 1e-3),
 }
 
 

@@ -265,7 +265,7 @@ def test_wrong_candidate_is_a_usage_error(shop, candidates, message):
     [
         ("recall = 1", "update.recall: the metrics of an update of task embedding are max_similarity_change"),
         ("topk_overlap = nan", "update.topk_overlap: nan is not a limit"),
-        ('topk_overlap = "half"', "Expected `float`"),
+        ('topk_overlap = "half"', 'update.topk_overlap: write a number, and not "half"'),
     ],
 )
 def test_wrong_update_limit_names_file_and_key(house, line, message):
