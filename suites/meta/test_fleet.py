@@ -155,6 +155,9 @@ def test_option_runs_no_test_and_ends_as_the_worst_machine_did(folders, tmp_path
     assert "share O2 (o)" in process.stdout
     assert "collected" not in process.stdout
     assert subprocess.run([*command, *options, folders[0]], cwd=ROOT, capture_output=True).returncode == 0
+    timed = report(tmp_path / "timed", "sse", [VariantResult("plain")], verdict=Status.NOT_JUDGED)
+    assert subprocess.run([*command, *options, folders[0], timed], cwd=ROOT, capture_output=True).returncode == 5
+    assert json.loads((tmp_path / "all" / "fleet.json").read_text())["verdict"] == "not judged"
     refused = subprocess.run([*command, *options, tmp_path / "none"], cwd=ROOT, capture_output=True, text=True)
     assert (refused.returncode, "--merge: " in refused.stderr) == (4, True)
     (tmp_path / "file").touch()

@@ -77,3 +77,10 @@ def test_store_that_cannot_be_used_is_a_usage_error(house, tmp_path):
     done = house.run("-n2", f"--store={tmp_path / 'file'}")
     assert done.returncode == 4
     assert done.text.count("ERROR: --store: ") == 1, done.text
+
+
+def test_what_no_process_could_judge_does_not_pass(house):
+    done = house.run("-n2", "--variant=O4")
+    assert done.returncode == 5, done.text
+    assert house.gate()["verdict"] == "not judged"
+    assert "exit status 5: no check of a variant's scores had an answer (" in done.text
