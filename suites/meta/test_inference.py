@@ -1,5 +1,6 @@
 """A checkpoint without a model.toml: what its files say is read, what they do not say is asked for by name."""
 
+import hashlib
 import json
 import re
 import subprocess
@@ -13,7 +14,7 @@ from fixtures.baselines.files import CONFORMANCE, ApprovalError, ConformanceFile
 from fixtures.export import seeded
 from fixtures.gate.command_line import ROOT, UsageError, parse
 from fixtures.gate.subject import read_model
-from fixtures.models.inference import STATED, Undetermined, infer, render
+from fixtures.models.inference import STATED, Undetermined, Value, infer, render
 from fixtures.models.settings import ModelError, model_folders
 from fixtures.plugin.hooks import FIRST_LOOK
 from fixtures.scoring.tasks import TASKS
@@ -57,7 +58,7 @@ def test_seeded_checkpoints_say_what_the_zoo_does(tmp_path, name):
     architecture, _, seed = settings.source.removeprefix("seeded:").partition("@")
     parameters = {"architecture": architecture, "seed": int(seed), "labels": settings.labels}
     seeded.make([], tmp_path, parameters | {"auto_class": TASKS[settings.task].auto_class})
-    stated = {}
+    stated: dict[str, Value] = {}
     while True:
         try:
             lines = told(tmp_path, **stated)
@@ -181,7 +182,8 @@ def test_folders_that_cannot_be_read_are_refused(tmp_path, files, message):
 
 def test_what_is_set_comes_before_what_the_files_say(tmp_path):
     write(tmp_path, config=ENCODER)
-    stated = {"pooling": "cls", "max_length": 16, "prompts.query": 'say "q":\n', "ceilings.int8.min_cosine": 0.5}
+    stated: dict[str, Value] = {"pooling": "cls", "max_length": 16}
+    stated |= {"prompts.query": 'say "q":\n', "ceilings.int8.min_cosine": 0.5}
     lines = infer(tmp_path, TASKS, stated)
     assert tomllib.loads(render(lines)) == {
         "task": "embedding",
@@ -342,6 +344,10 @@ def test_checkpoint_is_judged_shown_and_approved(house, bare):
     assert [line["key"] for line in model["inferred"]][:3] == ["task", "source", "digest"]
     assert '| pooling | "mean" | --set |' in (house.report / "gate.md").read_text()
     assert sorted(path.name for path in house.baselines.iterdir()) == ["another"]
+    (variant,) = model["variants"]
+    parts = json.dumps(variant["fingerprint_parts"], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert variant["fingerprint"] == f"sha256:{hashlib.sha256(parts.encode()).hexdigest()}"
+    assert f"| plain | {variant['fingerprint']} |" in (house.report / "gate.md").read_text()
 
     run = house.run(*options, "--approve")
     assert run.returncode == 0, run.text

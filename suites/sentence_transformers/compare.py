@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from fixtures.models.sentence_transformers import RENAMED_MODES
 
 from fixtures.arrays import Array
 from fixtures.build.store import StepFailed
@@ -24,6 +23,7 @@ from fixtures.gate.command_line import ROOT, UsageError, parse
 from fixtures.gate.context import Context, make_context
 from fixtures.gate.subject import Subject, read_subject
 from fixtures.models.files import MODULES_FILE, checkpoint_digest
+from fixtures.models.sentence_transformers import RENAMED_MODES
 from fixtures.models.settings import Prompts
 from fixtures.runtimes.torch_runtime import TorchRuntime
 from fixtures.scoring.probes import prompt_of
