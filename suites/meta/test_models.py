@@ -75,7 +75,11 @@ def test_all_keys(folder):
             'source: write "path:/models/mine", "package:.*, "hub:.* or "seeded:.*, and not "http:checkpoint"$',
         ),
         (EMBEDDER.replace('"mean"', '"mean+median"'), 4, "pooling: 'median' is none of mean, cls, last, max"),
-        (EMBEDDER + "[prompts]\nqwery = 'q: '\n", 6, "qwery: Object contains unknown field"),
+        (
+            EMBEDDER + "[prompts]\nqwery = 'q: '\n",
+            6,
+            "prompts.qwery: there is no such key: the keys are query, passage",
+        ),
         (EMBEDDER.replace("embedding", "rerank") + "dimensions = 8\n", 5, "dimensions: only an embedding model has it"),
         (EMBEDDER.replace("embedding", "rerank") + "[export]\npooled = true\n", 6, "only an embedding model pools"),
         (EMBEDDER.replace("embedding", "sorting"), 1, "task: 'sorting' is none of embedding, rerank"),
