@@ -7,7 +7,6 @@ import subprocess
 import tomllib
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
 
@@ -16,8 +15,8 @@ from fixtures.export import seeded
 from fixtures.gate.command_line import ROOT, UsageError, parse
 from fixtures.gate.subject import read_model
 from fixtures.models.inference import STATED, Undetermined, Value, infer, render
-from fixtures.models.settings import ModelError, model_folders
-from fixtures.plugin.hooks import FIRST_LOOK
+from fixtures.models.settings import ModelError, Prompts, model_folders
+from fixtures.plugin.hooks import LONG_MODULES
 from fixtures.scoring.tasks import TASKS
 
 ZOO = {folder.name: folder for folder in model_folders(ROOT / "baselines" / "zoo")}
@@ -74,7 +73,9 @@ def test_seeded_checkpoints_say_what_the_zoo_does(tmp_path, name):
     assert lines.get("template", (None,))[0] == settings.template
     modules = seeded.modules_of(settings.source)
     assert lines.get("pooling", (None,))[0] == (settings.pooling or modules.pooling)
-    assert lines.get("prompts", (None,))[0] == msgspec.to_builtins(modules.prompts)
+    prompts = modules.prompts or Prompts()
+    assert lines.get("prompts.query", ("",))[0] == prompts.query
+    assert lines.get("prompts.passage", ("",))[0] == prompts.passage
     assert lines["max_length"][0] == seeded.POSITIONS
     assert {key for key, (_, origin) in lines.items() if origin == STATED} == stated.keys()
 
@@ -186,13 +187,15 @@ def test_folders_that_cannot_be_read_are_refused(tmp_path, files, message):
 def test_what_is_set_comes_before_what_the_files_say(tmp_path):
     write(tmp_path, config=ENCODER)
     stated: dict[str, Value] = {"pooling": "cls", "max_length": 16}
-    stated |= {"prompts.query": 'say "q":\n', "ceilings.int8.min_cosine": 0.5}
+    limit = {"variant": "", "check": "c", "reason": "r", "link": "l"}
+    stated |= {"prompts.query": 'say "q":\n', "ceilings.int8.min_cosine": 0.5, "limits": [limit]}
     lines = infer(tmp_path, TASKS, stated)
     assert tomllib.loads(render(lines)) == {
         "task": "embedding",
         "max_length": 16,
         "pooling": "cls",
         "normalize": False,
+        "limits": [limit],
         "prompts": {"query": 'say "q":\n'},
         "ceilings": {"int8": {"min_cosine": 0.5}},
     }
@@ -352,6 +355,12 @@ def test_checkpoint_is_judged_shown_and_approved(house, bare):
     assert variant["fingerprint"] == f"sha256:{hashlib.sha256(parts.encode()).hexdigest()}"
     assert f"| plain | {variant['fingerprint']} |" in (house.report / "gate.md").read_text()
 
+    run = house.run(*options, "--artifact", f"tiny:plain={house.artifact('plain')}")
+    assert run.returncode == 0, run.text
+    (handed_in,) = house.gate()["models"][0]["variants"]
+    assert handed_in["ready_made"]
+    assert handed_in["fingerprint"] == variant["fingerprint"]
+
     run = house.run(*options, "--approve")
     assert run.returncode == 0, run.text
     assert f"approved tiny: {folder / 'model.toml'} is new" in run.stdout
@@ -375,5 +384,5 @@ def test_first_look_is_short_unless_it_is_approved(house, bare, approving):
     assert process.returncode == 0, process.stdout + process.stderr
     modules = {Path(line.partition("::")[0]).stem for line in process.stdout.splitlines() if "::" in line}
     assert {"test_scores", "test_masks", "test_weights", "test_tokenizer"} <= modules
-    assert bool({"test_properties", "test_places", "test_batches", "test_latency"} & modules) == approving
-    assert all(Path(path).exists() for path in FIRST_LOOK)
+    long = {"test_latency", *(name.removesuffix(".py") for name in LONG_MODULES)}
+    assert long & modules == (long if approving else set())
