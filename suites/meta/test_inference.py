@@ -211,6 +211,11 @@ def test_values_of_set_are_toml_or_text(tmp_path):
     }
 
 
+def test_names_of_labels_are_no_lines(tmp_path):
+    config = {"architectures": ["BertForTokenClassification"], "id2label": {"0": "a\ntask = 1", "1": '"'}}
+    assert tomllib.loads(render(infer(write(tmp_path, config=config), TASKS, {})))["labels"] == 2
+
+
 @pytest.mark.parametrize(
     ("given", "name", "source"),
     [
