@@ -12,7 +12,7 @@ from fixtures.gate.case import Case
 from fixtures.gate.measured import Measured
 from fixtures.gate.session import Gate
 from fixtures.gate.subject import Subject
-from fixtures.models.length_limits import LIBRARY, read_limits
+from fixtures.models.length_limits import TOKENIZER_READERS, read_limits
 from fixtures.models.sentence_transformers import ModuleSettings
 from fixtures.plugin.outcomes import inapplicable, unbaselined
 from fixtures.plugin.suite_fixtures import NoteFinding
@@ -173,7 +173,8 @@ def require_same_ids_alone(target: Case | Subject, file: Path, *, as_stated: boo
             f"  Transformers   {len(expected)} ids, {expected[:24]}\n"
             f"  tokenizer.json {len(actual)} ids, {actual[:24]}\n"
             f"  {file} differs from what Transformers makes of its folder: {'; '.join(changes) or 'in nothing'}\n"
-            f"  who reads it alone: {LIBRARY}; AutoTokenizer.from_pretrained(...).save_pretrained(...) writes it again",
+            f"  who reads it alone: {TOKENIZER_READERS}\n"
+            "  AutoTokenizer.from_pretrained(...).save_pretrained(...) writes it as Transformers reads it",
             pytrace=False,
         )
 
