@@ -43,7 +43,8 @@ def scored(root):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_reference_is_the_librarys(context, root, scored, name):
-    comparison = compare.compare(context, *scored(name), root)
+    made, scores = scored(name)
+    comparison = compare.compare(context, made, scores, root)
     assert comparison.is_equal, str(comparison)
 
 

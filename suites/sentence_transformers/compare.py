@@ -108,10 +108,9 @@ def largest_difference(reference: Array, scores: Array) -> float:
 
 def reference_of(subject: Subject) -> Array:
     """Return what PyTorch makes of the inputs: of the probes as the gate has it, and of the last one scored anew."""
-    (*_, last) = inputs_of(subject.task.probes)
+    probes, (*_, last) = subject.reference[_rows(subject)], inputs_of(subject.task.probes)
     runtime = TorchRuntime(subject.weights_folder, subject.task.auto_class, 1)
-    scores = score(runtime, subject.encode([last]), subject.scoring)
-    return np.concatenate([subject.reference[_rows(subject)], scores])
+    return np.concatenate([probes, score(runtime, subject.encode([last]), subject.scoring)])
 
 
 def expected_of(subject: Subject, truth: Truth, scores: Mapping[str, Array]) -> Array:

@@ -21,12 +21,13 @@ from safetensors.numpy import load_file, save_file
 
 from fixtures.arrays import Array
 from fixtures.models.files import digest_of, sha256_of
-from fixtures.scoring.fast_tokenizer import Text
 from fixtures.scoring.probes import LONG_TEXT, PAIRS, TEXTS
 from suites.sentence_transformers.kinds import FOLDERS, KINDS, SAVED, Kind, weights_behind
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer
+
+    from fixtures.scoring.fast_tokenizer import Text
 
 TEXTS_HERE = (*(probe.text for probe in TEXTS if probe.length is None), LONG_TEXT)
 PAIRS_HERE = (*((probe.text, str(probe.pair)) for probe in PAIRS if probe.length is None), (PAIRS[0].text, LONG_TEXT))
