@@ -234,7 +234,8 @@ def test_pooling_is_the_checkpoints_own(subject: Subject) -> None:
     if modules == ModuleSettings():
         inapplicable("the checkpoint has no modules.json, or its task does not pool")
     stated = {key: getattr(settings, key) for key in STATED}
-    differing = [key for key, value in stated.items() if value != getattr(modules, key)]
+    said = {key: value for key in STATED if (value := getattr(modules, key)) is not None}
+    differing = [key for key, value in said.items() if value != stated[key]]
     assert not differing, "\n".join(
         [f"{subject.name}: {subject.model.folder / 'model.toml'} is not what the checkpoint says of itself"]
         + [f"  {key} is {stated[key]!r}, and {STATED[key]} says {getattr(modules, key)!r}" for key in differing]

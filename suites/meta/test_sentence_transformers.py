@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from fixtures.export import seeded
 from fixtures.models.files import checkpoint_digest
-from fixtures.models.sentence_transformers import ModuleLayer, ModuleSettings, read_modules
+from fixtures.models.sentence_transformers import ModuleLayer, ModuleSettings, check_cross_encoder, read_modules
 from fixtures.models.settings import ModelError, Prompts
 from fixtures.scoring.head import Layer, pool, read_layers
 from suites.conformance import test_prompts
@@ -316,3 +316,12 @@ def test_shipped_folder_without_the_prompts_is_red(prompted, tmp_path):
 def test_pooling_that_nobody_names_is_asked_for(house):
     house.add("tiny", EMBEDDER.replace('pooling = "mean"\n', ""))
     assert 'whose checkpoint has no modules.json needs pooling = "mean" or "cls" or' in house.usage_error()
+
+
+def test_prompt_of_a_cross_encoder_is_refused_by_name(tmp_path):
+    """Its pairs would be judged without it, in PyTorch and in the export alike."""
+    config = {"prompts": {"query": "q: ", "none": ""}, "default_prompt_name": "none"}
+    check_cross_encoder(write(tmp_path, {"config_sentence_transformers.json": config}))
+    write(tmp_path, {"config_sentence_transformers.json": config | {"default_prompt_name": "query"}})
+    with pytest.raises(ModelError, match="default_prompt_name: 'query' stands before each query"):
+        check_cross_encoder(tmp_path)
