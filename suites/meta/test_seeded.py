@@ -34,6 +34,7 @@ class Family:
 MARKS = frozenset({"combining", "zalgo"})
 FAMILIES = {
     "bert": Family("AutoModel", "[CLS] Y [SEP] N [SEP]"),
+    "bert_dense": Family("AutoModel", "[CLS] Y [SEP] N [SEP]"),
     "distilbert": Family("AutoModelForSequenceClassification", "[CLS] Y [SEP] N [SEP]"),
     "electra": Family("AutoModelForTokenClassification", "[CLS] Y [SEP] N [SEP]"),
     "mpnet": Family("AutoModel", "<s> Y </s> </s> N </s>"),
@@ -86,7 +87,8 @@ def load(built):
 
 
 def contents(folder):
-    return {file.name: file.read_bytes() for file in folder.iterdir()}
+    """Return path in the folder -> bytes."""
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 def outputs(model, batch):
@@ -123,7 +125,8 @@ def test_same_seed_yields_the_same_bytes(built, name):
 @every_architecture
 def test_another_seed_changes_weights_and_nothing_else(built, name):
     first, second = contents(built(name)), contents(built(name, seed=8))
-    assert [file for file in first if first[file] != second.get(file)] == ["model.safetensors"]
+    changed = {file for file in first if first[file] != second.get(file)}
+    assert changed == {file for file in first if file.endswith("model.safetensors")}
     assert first.keys() == second.keys()
 
 
