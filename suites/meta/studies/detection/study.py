@@ -41,6 +41,8 @@ from fixtures.scoring.probes import PROBES, Probe, fill
 from fixtures.scoring.scores import score
 from fixtures.scoring.tasks import TASKS, Scoring
 from suites.meta.house import House, Run
+from suites.meta.studies.detection import named_checks as named_checks_plugin
+from suites.meta.studies.detection.named_checks import SEPARATOR
 
 MODELS = {
     "mean": 'task = "embedding"\nsource = "seeded:bert@7"\nmax_length = 64\npooling = "mean"\nnormalize = true\n',
@@ -255,10 +257,14 @@ class DetectionStudy:
         folder: an empty folder to work in.
         only: variants; by default all that this machine can judge.
         store: of artifacts; by default a new one in the folder.
+        named_checks: whether each faulty artifact is judged by the checks alone that its fault names.
     """
 
-    def __init__(self, folder: Path, only: Sequence[str] = (), store: Path | None = None) -> None:
+    def __init__(
+        self, folder: Path, only: Sequence[str] = (), store: Path | None = None, *, named_checks: bool = False
+    ) -> None:
         self.folder = folder
+        self.plugins = ("-p", named_checks_plugin.__name__) if named_checks else ()
         self.machine = hardware.detect(None)
         self.house = House(folder, store or folder / "store")
         self.variants = [
@@ -306,13 +312,14 @@ class DetectionStudy:
         *options: str,
         checks: Sequence[str] = CHECKS,
         house: House | None = None,
+        plugins: Sequence[str] = (),
     ) -> Run:
         """Run the gate over artifacts, (model, variant, folder), and return the finished process."""
         house = house or self.house
         arguments = house.report.with_name("arguments.txt")
         named = [f"--artifact={model}:{variant}={folder}" for model, variant, folder in artifacts]
         arguments.write_text("\n".join([*checks[1:], *named, *options]))
-        return house.run(*QUIETLY, f"@{arguments}", suite=checks[0])
+        return house.run(*QUIETLY, *plugins, f"@{arguments}", suite=checks[0])  # in a file, pytest loads no plugin
 
     def placements(self, faults: Iterable[Fault], main_models: Sequence[str] = MAIN_MODELS[:1]) -> list[Placement]:
         """Return where to plant faults: in all variants that they apply to.
@@ -375,12 +382,13 @@ class DetectionStudy:
 
     def _judge(self, artifacts: Sequence[FaultyArtifact]) -> list[Verdict]:
         house = House(Path(tempfile.mkdtemp(dir=self.folder)), self.house.store)
-        names = [f"{artifact.model}--{artifact.fault.name}" for artifact in artifacts]
+        names = [f"{artifact.model}{SEPARATOR}{artifact.fault.name}" for artifact in artifacts]
         for artifact, name in zip(artifacts, names, strict=True):
             self._copy_model(artifact.fault, artifact.model, house.baselines / name)
         process = self.run_gate(
             [(name, artifact.variant, artifact.folder) for artifact, name in zip(artifacts, names, strict=True)],
             house=house,
+            plugins=self.plugins,
         )
         assert process.returncode in (0, 1), process.text
         failures = house.gate()["failures"]
