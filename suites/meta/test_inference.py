@@ -88,6 +88,7 @@ def test_folder_of_an_embedder(tmp_path):
         **{"1_Pooling__config": MEAN | {"include_prompt": False}},
         config_sentence_transformers={"prompts": {"query": "query: ", "document": ""}, "truncate_dim": 64},
         sentence_bert_config={"max_seq_length": 256},
+        tokenizer={"truncation": {"max_length": 128}},  # which those libraries set anew
         tokenizer_config={"model_max_length": 1e30},
     )
     assert told(tmp_path) == {
