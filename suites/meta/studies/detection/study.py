@@ -168,9 +168,9 @@ def drift_tolerance(settings: Settings, variant: str) -> float:
 
 
 @functools.cache
-def _sound_scores(folder: Path, model: str) -> SoundScores:
-    """Return what a sound artifact scores; each is beside many faulty ones."""
-    return score_sound(folder, settings_of(model))
+def _sound_scores(folder: Path, model: str, texts: int) -> SoundScores:
+    """Return what a sound artifact scores on some texts; each is beside many faulty ones."""
+    return score_sound(folder, settings_of(model), count=texts)
 
 
 @dataclass(frozen=True)
@@ -257,13 +257,20 @@ class DetectionStudy:
         folder: an empty folder to work in.
         only: variants; by default all that this machine can judge.
         store: of artifacts; by default a new one in the folder.
+        texts: how many random texts measure the effect of a fault.
         named_checks: whether each faulty artifact is judged by the checks alone that its fault names.
     """
 
     def __init__(
-        self, folder: Path, only: Sequence[str] = (), store: Path | None = None, *, named_checks: bool = False
+        self,
+        folder: Path,
+        only: Sequence[str] = (),
+        store: Path | None = None,
+        *,
+        texts: int = 400,
+        named_checks: bool = False,
     ) -> None:
-        self.folder = folder
+        self.folder, self.texts = folder, texts
         self.plugins = ("-p", named_checks_plugin.__name__) if named_checks else ()
         self.machine = hardware.detect(None)
         self.house = House(folder, store or folder / "store")
@@ -372,7 +379,8 @@ class DetectionStudy:
         except Inapplicable:
             return None
         faulty_settings, sound = fault.change_settings(settings), self.sound[model][variant]
-        effect = true_effect(_sound_scores(sound, model), folder, faulty_settings, read_alone=fault.read_alone)
+        sound_scores = _sound_scores(sound, model, self.texts)
+        effect = true_effect(sound_scores, folder, faulty_settings, read_alone=fault.read_alone)
         probes = None
         if variant == "plain" and model in MAIN_MODELS:
             probes = moved_probes(
