@@ -6,7 +6,7 @@ import pytest
 from fixtures.arrays import unit_rows
 from fixtures.gate.case import Case
 from fixtures.models.sentence_transformers import CONFIG_FILE, read_prompts
-from fixtures.models.settings import Prompts
+from fixtures.models.settings import ModelError, Prompts
 from fixtures.plugin.outcomes import inapplicable
 from fixtures.plugin.suite_fixtures import NoteFinding
 from fixtures.scoring.probes import QUERIES
@@ -37,7 +37,10 @@ def test_prompts_are_asked_for_and_matter(case: Case, finding: NoteFinding) -> N
         assert 1 - min(moved) > SAME, f"{case}: the prompt {prompt!r} does not reach the scores"
     if case.ready_made and case.ready_made.has_tokenizer:
         file = case.ready_made.configuration.get(CONFIG_FILE)
-        shipped = read_prompts(file) if file else None
+        try:
+            shipped = read_prompts(file) if file else None
+        except ModelError as error:
+            pytest.fail(f"{case}: {error}", pytrace=False)
         assert shipped == prompts, (
             f"{case}: the model wants {described(prompts)}, and "
             f"{f'{file} asks for {described(shipped)}' if file else f'{case.ready_made.path} has no {CONFIG_FILE}'}: "

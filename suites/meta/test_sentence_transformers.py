@@ -10,10 +10,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from fixtures.export import seeded
+from fixtures.models.checkpoints import Checkpoint
 from fixtures.models.files import checkpoint_digest
 from fixtures.models.sentence_transformers import ModuleLayer, ModuleSettings, check_cross_encoder, read_modules
-from fixtures.models.settings import ModelError, Prompts
+from fixtures.models.settings import Model, ModelError, Prompts, Settings
 from fixtures.scoring.head import Layer, pool, read_layers
+from fixtures.scoring.tokens import plan_tokens
 from suites.conformance import test_prompts
 from suites.meta.house import EMBEDDER
 
@@ -311,6 +313,28 @@ def test_shipped_folder_without_the_prompts_is_red(prompted, tmp_path):
         judge()
     write(shipped, {"config_sentence_transformers.json": PROMPTS})
     judge()
+    write(shipped, {"config_sentence_transformers.json": "{"})
+    with pytest.raises(pytest.fail.Exception, match=r"config_sentence_transformers\.json is not valid JSON"):
+        judge()
+
+
+def test_prompt_that_does_not_reach_the_scores_is_red(prompted, monkeypatch):
+    house, _ = prompted
+    gate = house.start(variant=["plain"])
+    case = next(iter(gate.cases_of(gate.load()[0])))
+    monkeypatch.setattr(type(case), "encode", lambda case, texts: case.encoded)
+    with pytest.raises(AssertionError, match="the prompt 'query: ' does not reach the scores"):
+        test_prompts.test_prompts_are_asked_for_and_matter(case, print)
+
+
+@pytest.mark.parametrize(("architecture", "told"), [("gpt2", True), ("bert", False)])
+def test_decoder_that_embeds_is_told_positions_beside_a_ready_made_file_too(tmp_path, architecture, told):
+    write(tmp_path, {"config.json": {"model_type": architecture}})
+    settings = Settings(task="embedding", source="path:x", max_length=8, pooling="weightedmean")
+    checkpoint, beside = Checkpoint(tmp_path, None, ""), Checkpoint(None, None, "", named_files=())
+    model = Model("m", tmp_path, settings)
+    for step in (plan_tokens(model, checkpoint), plan_tokens(model, beside, head=checkpoint)):
+        assert step.parameters["position_ids"] is told
 
 
 def test_pooling_that_nobody_names_is_asked_for(house):
