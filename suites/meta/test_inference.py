@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import subprocess
 import tomllib
 from pathlib import Path
 
@@ -380,15 +379,11 @@ def test_checkpoint_is_judged_shown_and_approved(house, bare):
 def test_first_look_is_short_unless_it_is_approved(house, bare, approving):
     house.baselines.mkdir()
     options = ("--checkpoint", str(bare), "--set", "pooling=mean", "--variant", "plain", "--collect-only", "-q")
-    named = (
-        "-p",
-        "fixtures.options",
-        *(["--approve"] if approving else []),
-    )  # options are known before paths are looked for
-    command = house.command(*options, *named, suite="-cpyproject.toml")
-    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert process.returncode == 0, process.stdout + process.stderr
-    modules = {Path(line.partition("::")[0]).stem for line in process.stdout.splitlines() if "::" in line}
+    approval = ("--approve",) if approving else ()
+    # The options are known before paths are looked for.
+    run = house.run("-p", "fixtures.options", *options, *approval, suite="-cpyproject.toml")
+    assert run.returncode == 0, run.text
+    modules = {Path(line.partition("::")[0]).stem for line in run.stdout.splitlines() if "::" in line}
     assert {"test_scores", "test_masks", "test_weights", "test_tokenizer"} <= modules
     long = {"test_latency", *(name.removesuffix(".py") for name in LONG_MODULES)}
     assert long & modules == (long if approving else set())
