@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given, note, settings
+from hypothesis import given, note
 from hypothesis import strategies as st
 
 from fixtures.arrays import Array
 from fixtures.gate.case import Case
 from fixtures.gate.verdicts import TWO_SIDES, judge_batch
+from fixtures.plugin.example_profiles import PROFILE
 from fixtures.plugin.outcomes import inapplicable, require
 from fixtures.runtimes.session import Feeds
 from fixtures.scoring.encoded import Encoded
@@ -22,9 +23,6 @@ from fixtures.scoring.stress import StressReference, replay_line
 
 pytestmark = pytest.mark.check
 
-# `--hypothesis-profile=elsewhere` draws other texts every time, and `hunt` more of them too.
-profile = settings.get_current_profile_name()
-profile_settings = settings.get_profile(profile if profile in ("elsewhere", "hunt") else "gate")
 EVERY_PLANE = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 WORDS = st.lists(st.sampled_from(LONG_TEXT.split()), max_size=12).map(" ".join)
 PAST_THE_LIMIT = st.integers(1, 3).map(lambda times: " ".join([LONG_TEXT] * times))
@@ -51,7 +49,7 @@ def by_row(case: Case, encoded: Encoded, scores: Array) -> list[Array]:
     return np.split(scores, np.cumsum(encoded.lengths)[:-1] if case.subject.task.per_token else len(encoded.lengths))
 
 
-@profile_settings
+@PROFILE
 @given(data=st.data())
 def test_order_of_a_batch_does_not_matter(case: Case, data: st.DataObject) -> None:
     """A permuted batch yields permuted scores."""
@@ -63,7 +61,7 @@ def test_order_of_a_batch_does_not_matter(case: Case, data: st.DataObject) -> No
     require(judge_batch(case, before, permuted, feeds, "the same batch in another order", TWO_SIDES))
 
 
-@profile_settings
+@PROFILE
 @given(data=st.data())
 def test_padding_does_not_matter(case: Case, data: st.DataObject) -> None:
     """A text scores beside a longer one as it does alone."""
@@ -73,7 +71,7 @@ def test_padding_does_not_matter(case: Case, data: st.DataObject) -> None:
     require(judge_batch(case, single, scores, feeds, "the same texts alone", TWO_SIDES))
 
 
-@profile_settings
+@PROFILE
 @given(data=st.data())
 def test_duplicates_score_alike(case: Case, data: st.DataObject) -> None:
     """A text that comes twice in a batch has one score."""
@@ -86,7 +84,7 @@ def test_duplicates_score_alike(case: Case, data: st.DataObject) -> None:
     )
 
 
-@profile_settings
+@PROFILE
 @given(data=st.data())
 def test_embeddings_have_unit_norm(case: Case, data: st.DataObject) -> None:
     """Where model.toml says that they are normalised."""
@@ -98,7 +96,7 @@ def test_embeddings_have_unit_norm(case: Case, data: st.DataObject) -> None:
     assert np.allclose(norms, 1, atol=1e-5), f"{case}: norms {norms}"
 
 
-@profile_settings
+@PROFILE
 @given(data=st.data())
 def test_o1_equals_plain(case: Case, plain: Case, data: st.DataObject) -> None:
     """What ONNX Runtime does when it loads plain, O1 has done; nothing else."""
