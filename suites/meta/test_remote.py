@@ -15,7 +15,8 @@ import pytest
 from fixtures.build.remote import SECRET, Remote, Unreachable
 from fixtures.build.step import Step, step_function
 from fixtures.build.store import Event, Store, StoreError
-from fixtures.build.workers import Built, build_all
+from fixtures.build.worker import Built
+from fixtures.build.workers import build_all
 from suites.meta.house import EMBEDDER, FEW, LOOSE, House
 
 KEY, OTHER = "0" * 32, "1" * 32
