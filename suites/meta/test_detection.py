@@ -15,7 +15,7 @@ from suites.meta.studies.detection.study import DetectionStudy
 @pytest.fixture(scope="module")
 def study(tmp_path_factory, shared_store):
     study = DetectionStudy(tmp_path_factory.mktemp("study"), store=shared_store, texts=100, named_checks=True)
-    study.prepare()
+    study.prepare(study.one_variant_each())
     return study
 
 

@@ -258,7 +258,8 @@ class DetectionStudy:
         only: variants; by default all that this machine can judge.
         store: of artifacts; by default a new one in the folder.
         texts: how many random texts measure the effect of a fault.
-        named_checks: whether each faulty artifact is judged by the checks alone that its fault names.
+        named_checks: whether each faulty artifact is judged by the checks alone that its fault names; probes are not
+            studied then.
     """
 
     def __init__(
@@ -272,6 +273,7 @@ class DetectionStudy:
     ) -> None:
         self.folder, self.texts = folder, texts
         self.plugins = ("-p", named_checks_plugin.__name__) if named_checks else ()
+        self.studies_probes = not named_checks
         self.machine = hardware.detect(None)
         self.house = House(folder, store or folder / "store")
         self.variants = [
@@ -282,8 +284,18 @@ class DetectionStudy:
         self.sound: dict[str, dict[str, Path]] = {}
         self.checkpoints: dict[str, Path] = {}
 
-    def prepare(self) -> None:
-        """Export every model in every variant, and approve the artifacts as ready-made files."""
+    def prepare(self, placements: Sequence[Placement] | None = None) -> None:
+        """Export every model, and approve the artifacts as ready-made files.
+
+        Args:
+            placements: where faults will be planted: the variants that none is planted in are left out, but plain. By
+                default all are exported.
+        """
+        variants = {name: ["plain", *self.variants] for name in MODELS}
+        if placements is not None:
+            variants = {
+                name: ["plain", *(place.variant for place in placements if place.model == name)] for name in MODELS
+            }
         store = Store(self.house.store)
         steps: dict[tuple[str, str], Step] = {}
         roots: dict[str, Step] = {}
@@ -295,7 +307,7 @@ class DetectionStudy:
             root = recipes.prepare(name, checkpoint, settings.source, task.auto_class, settings.labels)
             assert isinstance(root, Step)
             roots[name] = root
-            for variant in dict.fromkeys(["plain", *self.variants]):
+            for variant in dict.fromkeys(variants[name]):
                 head = head_parameters(settings, seeded.modules_of(settings.source))
                 steps[name, variant] = recipes.plan(
                     name, VARIANT[variant], root, task.export_task, self.machine, head=head
@@ -309,7 +321,12 @@ class DetectionStudy:
         self.checkpoints = {name: store.run(root).folder for name, root in roots.items()}
         for name, text in MODELS.items():
             self.house.add(name, f"{text}[ceilings.int8]\n{LOOSE_CEILINGS[settings_of(name).task]}")
-        artifacts = [(name, variant, self.sound[name][variant]) for name in MODELS for variant in self.variants]
+        artifacts = [
+            (name, variant, folder)
+            for name, folders in self.sound.items()
+            for variant, folder in folders.items()
+            if variant in self.variants
+        ]
         process = self.run_gate(artifacts, "--approve", checks=APPROVING_CHECKS)
         assert process.returncode == 0, process.text
 
@@ -382,7 +399,7 @@ class DetectionStudy:
         sound_scores = _sound_scores(sound, model, self.texts)
         effect = true_effect(sound_scores, folder, faulty_settings, read_alone=fault.read_alone)
         probes = None
-        if variant == "plain" and model in MAIN_MODELS:
+        if self.studies_probes and variant == "plain" and model in MAIN_MODELS:
             probes = moved_probes(
                 _probe_scores(sound, model), folder, faulty_settings, drift_tolerance(settings, variant)
             )
