@@ -17,6 +17,9 @@ from fixtures.models.checkpoints import find_checkpoint
 from fixtures.models.settings import Model, Settings
 from suites.meta.house import EMBEDDER, FEW, LOOSE, House
 
+SHARED_STORE = "EXPORTGATE_META_STORE"
+"""Environment variable with the folder of the store of all tests."""
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Try every row of the table of faults, and those that other plugins add."""
@@ -43,8 +46,11 @@ def pytest_configure() -> None:
 def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of all tests, in all processes of pytest-xdist: what several of them need is built once.
 
-    Keys have all that decides an artifact. A test that is about a store itself has one of its own.
+    Keys have all that decides an artifact. A test that is about a store itself has one of its own. These tests, run
+    within one of them, are told of the store by SHARED_STORE.
     """
+    if SHARED_STORE in os.environ:
+        return Path(os.environ[SHARED_STORE])
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent

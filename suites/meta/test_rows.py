@@ -10,6 +10,7 @@ from fixtures.gate.command_line import ROOT, UsageError
 from fixtures.gate.rows import Rows
 from fixtures.scoring.ceilings import EXACT, Precision
 from fixtures.scoring.tasks import TASKS
+from suites.meta.conftest import SHARED_STORE
 
 EXAMPLES = ROOT / "docs" / "examples"
 CLASSIFIER = 'task = "scaled-classification"\nsource = "seeded:bert@7"\nmax_length = 64\nlabels = 3\n'
@@ -50,7 +51,8 @@ def test_rows_are_unknown_without_their_plugin(teams_house):
     assert "task: 'scaled-classification' is none of embedding" in done.text
 
 
-def test_fault_of_a_team_is_planted_like_ours(teams_house):
+def test_fault_of_a_team_is_planted_like_ours(teams_house, monkeypatch):
+    monkeypatch.setenv(SHARED_STORE, str(teams_house.store))
     teams_house.add("tickets", CLASSIFIER)
     done = teams_house.run("-p", "our_rows", "-k", "our-first-bias-lost and row", suite="suites/meta/test_faults.py")
     assert done.returncode == 0, done.text
