@@ -9,7 +9,7 @@ import pytest
 from suites.sentence_transformers import compare, folders, truth
 from suites.sentence_transformers.kinds import BASES, FIVE, KIND, KINDS, MIDDLE, OLD, UNKNOWN_MODULES, weights_behind
 
-NAMES = ("normalize", "labse", "cross-encoder-identity")
+NAMES = ("normalize", "labse", "sentence-t5", "mt5", "umt5", "cross-encoder-identity")
 """Kinds whose folders are made here."""
 
 

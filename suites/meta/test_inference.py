@@ -20,7 +20,7 @@ from fixtures.scoring.tasks import TASKS
 
 ZOO = {folder.name: folder for folder in model_folders(ROOT / "baselines" / "zoo")}
 ASKED = {
-    **{name: {"pooling"} for name in ("bert-embedder", "modernbert-embedder", "mpnet-embedder", "qwen3-embedder")},
+    **{f"{name}-embedder": {"pooling"} for name in ("bert", "modernbert", "mpnet", "qwen3", "t5")},
     "gpt2-lm": {"task"},
     "gpt2-lm-with-past": {"task"},
     "qwen3-reranker": {"task", "template"},

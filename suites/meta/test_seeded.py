@@ -7,6 +7,8 @@ import pytest
 
 from fixtures.arrays import rms
 from fixtures.export.seeded import ARCHITECTURES, OUTLIER_EVERY, OUTLIER_SCALE, POSITIONS, make
+from fixtures.models.encoders import encoder_class
+from fixtures.models.heads import read_config
 from fixtures.scoring.probes import ANSWERS, PAIRS, TEXTS, fill
 
 torch = pytest.importorskip("torch")
@@ -44,6 +46,9 @@ FAMILIES = {
     "modernbert": Family("AutoModel", "[CLS] Y [SEP] N [SEP]", None),
     "gpt2": Family("AutoModelForCausalLM", "Y N"),
     "qwen3": Family("AutoModelForCausalLM", "Y N <|endoftext|>"),
+    "t5": Family("AutoModel", "Y </s> N </s>", MARKS),
+    "mt5": Family("AutoModel", "Y </s> N </s>", MARKS),
+    "umt5": Family("AutoModel", "Y </s> N </s>", MARKS),
 }
 SAME_IDS = ({"en-upper", "en-lower"}, {"zero-width", "visible"}, {"combining", "precomposed"}, {"empty", "space"})
 """Probes that a tokenizer may give the same ids: for lower-casing, control characters, composition, blanks."""
@@ -77,7 +82,8 @@ def load(built):
         key = (name, auto_class)
         if key not in loaded:
             folder = built(name, auto_class)
-            kind = getattr(transformers, auto_class or FAMILIES[name].auto_class)
+            loader = encoder_class(read_config(folder), auto_class or FAMILIES[name].auto_class)
+            kind = getattr(transformers, loader)
             model, report = kind.from_pretrained(folder, output_loading_info=True)
             assert not any(report.values()), f"{name}: {report}"
             loaded[key] = transformers.AutoTokenizer.from_pretrained(folder), model.eval()

@@ -52,35 +52,12 @@ def activation_path(name: str) -> str:
 def make_base(base: Base, folder: Path) -> None:
     """Make the transformer of a folder, with its tokenizer."""
     folder.mkdir(parents=True)
-    if base.architecture == "t5":
-        _make_t5(folder)
-    else:
-        keys = {"architecture": base.architecture, "auto_class": base.auto_class, "labels": base.labels}
-        seeded.make([], folder, keys | {"seed": SEED})
+    keys = {"architecture": base.architecture, "auto_class": base.auto_class, "labels": base.labels}
+    seeded.make([], folder, keys | {"seed": SEED})
     if base.tokenizer_keys:
         import transformers
 
         transformers.AutoTokenizer.from_pretrained(folder, **base.tokenizer_keys).save_pretrained(folder)
-
-
-def _make_t5(folder: Path) -> None:
-    """Make the encoder of a T5, as sentence-t5 and GTR have it: no decoder, and the tokenizer.json of google/t5."""
-    import torch
-    import transformers
-    from tokenizers import pre_tokenizers
-
-    ids = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
-    tokenizer = seeded.sentence_piece("T5TokenizerFast", "spiece.model", **ids)(folder)
-    backend = tokenizer.backend_tokenizer
-    backend.normalizer = backend.normalizer[0]
-    metaspace = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
-    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), metaspace])
-    torch.manual_seed(SEED)
-    config = transformers.T5Config(
-        vocab_size=len(tokenizer), d_model=HIDDEN_SIZE, d_kv=16, d_ff=64, num_layers=2, num_heads=2
-    )
-    transformers.T5EncoderModel(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 def write_by_hand(kind: Kind, form: str, base: Path, folder: Path) -> None:

@@ -37,7 +37,7 @@ class Base:
     """The transformer of a folder, tiny and seeded.
 
     Attributes:
-        architecture: a row of `seeded.ARCHITECTURES`, or "t5".
+        architecture: a row of `seeded.ARCHITECTURES`.
         auto_class: what it is saved as.
         labels: how many a classifier has.
         tokenizer_keys: keys of tokenizer_config.json that differ from the architecture's.
@@ -56,6 +56,8 @@ BASES: Mapping[str, Base] = {
     "qwen3-right": Base("qwen3", tokenizer_keys={"padding_side": "right"}),
     "qwen3-causal": Base("qwen3", "AutoModelForCausalLM"),
     "t5": Base("t5"),
+    "mt5": Base("mt5"),
+    "umt5": Base("umt5"),
     "mpnet": Base("mpnet"),
     "roberta": Base("roberta"),
     "xlm_roberta": Base("xlm_roberta"),
@@ -137,6 +139,8 @@ KINDS: Sequence[Kind] = (
          prompts=GEMMA),
     Kind("labse", pooling=("cls",), dense=(Dense(32),), normalize=True),
     Kind("sentence-t5", "t5", dense=(Dense(24, "Identity", bias=False),), normalize=True, max_length=64),
+    Kind("mt5", "mt5", normalize=True),
+    Kind("umt5", "umt5", normalize=True),
     Kind("e5", prompts=E5, normalize=True),
     Kind("bge", pooling=("cls",), prompts={"query": QUERY}, normalize=True),
     Kind("default-prompt", prompts={"s2s": "Instruct: match\nText: ", "query": "Q: "}, default_prompt="s2s"),
