@@ -9,7 +9,10 @@ import pytest
 from suites.sentence_transformers import compare, folders, truth
 from suites.sentence_transformers.kinds import BASES, FIVE, KIND, KINDS, MIDDLE, OLD, UNKNOWN_MODULES, weights_behind
 
-NAMES = ("normalize", "labse", "sentence-t5", "mt5", "umt5", "cross-encoder-identity")
+NAMES = (
+    *("normalize", "labse", "sentence-t5", "mt5", "umt5"),
+    *("cross-encoder-identity", "cross-encoder-2-labels", "cross-encoder-3-labels"),
+)
 """Kinds whose folders are made here."""
 
 

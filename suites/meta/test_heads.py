@@ -72,6 +72,17 @@ def subject_with(labels, approved, **attributes):
     return stand_in(Subject, name="tagger", labels=labels, approved=baseline, is_candidate=True, **attributes)
 
 
+def test_classifier_of_pairs_with_one_label_is_a_reranker(tmp_path):
+    text = RERANKER.replace('"rerank"', '"pair-classification"')
+    model = Model("m", tmp_path, Settings(task="pair-classification", source="path:x", max_length=8))
+    (tmp_path / "model.toml").write_text(text)
+    (tmp_path / "config.json").write_text(json.dumps({"num_labels": 1}))
+    with pytest.raises(ModelError, match=r'model.toml:1: task: .* has one, LABEL_0: write task = "rerank"'):
+        check_head(model, Checkpoint(tmp_path, None, ""))
+    (tmp_path / "config.json").write_text(json.dumps({"num_labels": 3}))
+    check_head(model, Checkpoint(tmp_path, None, ""))
+
+
 def test_labels_in_another_order_are_named():
     """Of a candidate too, whose baseline is that of the approved checkpoint."""
     gate = stand_in(Gate, approving=False)
@@ -117,7 +128,7 @@ def test_nothing_can_be_exchanged_where_there_is_one_label(tmp_path):
             4,
             "positive: the checkpoint has one logit, LABEL_0",
         ),
-        ("", {"num_labels": 3}, 1, "task: a reranker has one logit or two, and this checkpoint has 3: LABEL_0, "),
+        ("", {"num_labels": 3}, 1, "task: a reranker has one .* this checkpoint has 3: LABEL_0, .*pair-classification"),
         ("", {"num_labels": 1, "model_type": "qwen3"}, None, "config.json has no pad_token_id, .* of a qwen3 reads"),
         ("", {"id2label": [1]}, None, "config.json: id2label is no table of numbers"),
         ("", None, None, "config.json cannot be read"),

@@ -57,6 +57,8 @@ def test_seeded_checkpoints_say_what_the_zoo_does(tmp_path, name):
     architecture, _, seed = settings.source.removeprefix("seeded:").partition("@")
     parameters = {"architecture": architecture, "seed": int(seed), "labels": settings.labels}
     seeded.make([], tmp_path, parameters | {"auto_class": TASKS[settings.task].auto_class})
+    if settings.task == "pair-classification":  # that pairs are read, sentence-transformers alone says
+        write(tmp_path, config_sentence_transformers={"model_type": "CrossEncoder"})
     stated: dict[str, Value] = {}
     while True:
         try:
@@ -123,6 +125,29 @@ def test_folder_of_an_embedder(tmp_path):
         ({"config": {}}, "rerank", "architectures in config.json"),
         ({"config": {"id2label": {"0": "no", "1": "yes"}}}, "text-classification", "architectures in config.json"),
         ({"config": {"id2label": None}}, "text-classification", "architectures in config.json"),
+        (
+            {
+                "config": {"id2label": {"0": "no", "1": "yes"}},
+                "config_sentence_transformers": {"model_type": "CrossEncoder"},
+            },
+            "pair-classification",
+            "model_type in config_sentence_transformers.json, with 2 labels",
+        ),
+        (
+            {
+                "config": {
+                    "id2label": {"0": "a", "1": "b", "2": "c"},
+                    "sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity",
+                }
+            },
+            "pair-classification",
+            "sbert_ce_default_activation_function in config.json, with 3 labels",
+        ),
+        (
+            {"config": {"id2label": {"0": "CONTRADICTION", "1": "NEUTRAL", "2": "ENTAILMENT"}}},
+            "pair-classification",
+            "id2label in config.json, with entailment",
+        ),
     ],
 )
 def test_heads_of_sequence_classifiers(tmp_path, files, task, origin):
@@ -130,8 +155,8 @@ def test_heads_of_sequence_classifiers(tmp_path, files, task, origin):
     write(tmp_path, **files | {"config": config})
     lines = told(tmp_path)
     assert lines["task"] == (task, origin + ", with one label" * (task == "rerank"))
-    if files["config"].get("id2label"):
-        assert lines["labels"] == (2, "id2label in config.json (no, yes)")
+    if names := files["config"].get("id2label"):
+        assert lines["labels"] == (len(names), f"id2label in config.json ({', '.join(names.values())})")
 
 
 def test_embedders_may_have_any_architecture(tmp_path):

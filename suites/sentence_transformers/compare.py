@@ -143,7 +143,7 @@ def write_model(baselines: Path, kind: Kind, max_length: int, folder: Path) -> P
     model = baselines / kind.name
     model.mkdir()
     keys = {
-        "task": "rerank" if kind.is_cross_encoder else "embedding",
+        "task": task_of(kind),
         "source": f"path:{folder}",
         "digest": f"sha256:{checkpoint_digest(folder)}",
         "max_length": max_length,
@@ -152,6 +152,13 @@ def write_model(baselines: Path, kind: Kind, max_length: int, folder: Path) -> P
         keys["pooling"] = "+".join(RENAMED_MODES.get(mode, mode) for mode in kind.pooling)
     (model / "model.toml").write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items()))
     return model
+
+
+def task_of(kind: Kind) -> str:
+    """Return the task of a kind of folder."""
+    if not kind.is_cross_encoder:
+        return "embedding"
+    return "rerank" if kind.labels == 1 else "pair-classification"
 
 
 def refusal_of(context: Context, module: str, root: Path = FOLDERS) -> str:
