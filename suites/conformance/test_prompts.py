@@ -35,17 +35,24 @@ def test_prompts_are_asked_for_and_matter(case: Case, finding: NoteFinding) -> N
         moved = cosines[is_role]
         finding(f"a {role} without {prompt!r} has a cosine of {np.median(moved):.3f} to the same with it")
         assert 1 - min(moved) > SAME, f"{case}: the prompt {prompt!r} does not reach the scores"
-    if case.ready_made and case.ready_made.has_tokenizer:
-        file = case.ready_made.configuration.get(CONFIG_FILE)
-        try:
-            shipped = read_prompts(file) if file else None
-        except ModelError as error:
-            pytest.fail(f"{case}: {error}", pytrace=False)
-        assert shipped == prompts, (
-            f"{case}: the model wants {described(prompts)}, and "
-            f"{f'{file} asks for {described(shipped)}' if file else f'{case.ready_made.path} has no {CONFIG_FILE}'}: "
-            "whoever runs it would embed texts without, and find other neighbours"
-        )
+    if not case.ready_made or case.ready_made.has_tokenizer:
+        require_shipped_prompts(case, prompts)
+
+
+def require_shipped_prompts(case: Case, prompts: Prompts) -> None:
+    """Fail unless the configuration beside the graph asks for these prompts."""
+    folder = case.ready_made.path if case.ready_made else case.artifact.folder
+    own = case.artifact.folder / CONFIG_FILE
+    file = case.ready_made.configuration.get(CONFIG_FILE) if case.ready_made else own if own.is_file() else None
+    try:
+        shipped = read_prompts(file) if file else None
+    except ModelError as error:
+        pytest.fail(f"{case}: {error}", pytrace=False)
+    assert shipped == prompts, (
+        f"{case}: the model wants {described(prompts)}, and "
+        f"{f'{file} asks for {described(shipped)}' if file else f'{folder} has no {CONFIG_FILE}'}: "
+        "whoever runs it would embed texts without, and find other neighbours"
+    )
 
 
 def described(prompts: Prompts | None) -> str:

@@ -10,13 +10,23 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from fixtures.export import seeded
+from fixtures.export.onnx_export import finish_parameters
+from fixtures.gate.case import Case
 from fixtures.models.checkpoints import Checkpoint
 from fixtures.models.files import checkpoint_digest
-from fixtures.models.sentence_transformers import ModuleLayer, ModuleSettings, check_cross_encoder, read_modules
+from fixtures.models.sentence_transformers import (
+    CONFIG_FILE,
+    ModuleLayer,
+    ModuleSettings,
+    check_cross_encoder,
+    read_modules,
+    read_prompts,
+)
 from fixtures.models.settings import Model, ModelError, Prompts, Settings
 from fixtures.scoring.head import Layer, pool, read_layers
 from fixtures.scoring.tokens import plan_tokens
 from suites.conformance import test_prompts
+from suites.meta.calls import stand_in
 from suites.meta.house import EMBEDDER
 
 OLD, NEW = "sentence_transformers.models.", "sentence_transformers.sentence_transformer.modules."
@@ -299,7 +309,7 @@ def test_shipped_folder_without_the_prompts_is_red(prompted, tmp_path):
         "a passage without 'passage: '",
     ]
     shipped = tmp_path / "shipped"
-    shutil.copytree(own.artifact.folder, shipped, ignore=shutil.ignore_patterns("manifest.json"))
+    shutil.copytree(own.artifact.folder, shipped, ignore=shutil.ignore_patterns("manifest.json", CONFIG_FILE))
 
     def judge():
         gate = house.start(artifact=[f"tiny:plain={shipped}"])
@@ -316,6 +326,34 @@ def test_shipped_folder_without_the_prompts_is_red(prompted, tmp_path):
     write(shipped, {"config_sentence_transformers.json": "{"})
     with pytest.raises(pytest.fail.Exception, match=r"config_sentence_transformers\.json is not valid JSON"):
         judge()
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["the checkpoint's prompts", "others in model.toml"])
+def test_exports_ask_for_the_judged_prompts(prompted, own):
+    """Every link of a recipe hands the file on; what the checkpoint says goes with it byte for byte."""
+    house, folder = prompted
+    text = (house.baselines / "tiny" / "model.toml").read_text()
+    house.add("tiny", text if own else text + '[prompts]\nquery = "q: "\n')
+    gate = house.start(variant=["plain", "O2", "quantized", "O2-quantized"])
+    for case in gate.cases_of(gate.load()[0]):
+        file = case.artifact.folder / CONFIG_FILE
+        assert (file.read_bytes() == (folder / CONFIG_FILE).read_bytes()) == own
+        assert read_prompts(file) == (Prompts("query: ", "passage: ") if own else Prompts("q: "))
+        with pytest.raises(AssertionError, match=r"config_sentence_transformers\.json asks for 'q"):
+            test_prompts.require_shipped_prompts(case, Prompts("other: "))
+
+
+def test_export_without_the_prompts_is_red(tmp_path):
+    case = stand_in(Case, ready_made=None, artifact=stand_in(object, folder=tmp_path))
+    with pytest.raises(AssertionError, match=r"has no config_sentence_transformers\.json"):
+        test_prompts.require_shipped_prompts(case, Prompts("query: "))
+
+
+def test_model_without_prompts_ships_what_it_did():
+    """Its exports keep their keys in a filled store."""
+    settings = Settings(task="embedding", source="path:x", max_length=8, prompts=Prompts())
+    assert finish_parameters(settings, None) == {}
+    assert finish_parameters(settings, 64) == {"tokenizer_length": 64}
 
 
 def test_prompt_that_does_not_reach_the_scores_is_red(prompted, monkeypatch):
