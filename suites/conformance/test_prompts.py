@@ -1,10 +1,13 @@
 """Prompts are part of what an embedder reads: they reach the scores, and are asked for by what is shipped."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from fixtures.arrays import unit_rows
 from fixtures.gate.case import Case
+from fixtures.models.cross_encoders import read_pair_prompt
 from fixtures.models.sentence_transformers import CONFIG_FILE, read_prompts
 from fixtures.models.settings import ModelError, Prompts
 from fixtures.plugin.outcomes import inapplicable
@@ -15,26 +18,31 @@ pytestmark = pytest.mark.check
 PROMPTED = 16
 """Texts that are scored without their prompts, at most: the first ones."""
 SAME = 1e-4
-"""Difference of the cosine from 1 below which two embeddings of a text are the same: a prompt moves them by more."""
+"""Difference of the cosine from 1, or of scores, below which those of a text or pair are the same: a prompt moves them
+by more."""
 
 
 def test_prompts_are_asked_for_and_matter(case: Case, finding: NoteFinding) -> None:
-    """The configuration beside the graph asks for the model's prompts, and a text without its prompt has another
-    embedding; the report says how far it moves."""
+    """The configuration beside the graph asks for the model's prompts, and a text, or a pair, without its prompt has
+    another embedding, or score; the report says how far it moves."""
     prompts = case.subject.model.settings.prompts
     if prompts is None:
         inapplicable("the model has no prompts")
     probes = case.subject.probes
     rows = [row for row, probe in enumerate(probes) if probe.length is None][:PROMPTED]
-    bare = case.encode([(probes[row].text, None) for row in rows]).feeds(np.arange(len(rows)))
-    cosines = (unit_rows(case.score(bare)) * unit_rows(case.scores[rows])).sum(axis=1)
-    for role, prompt in (("query", prompts.query), ("passage", prompts.passage)):
-        if not prompt:
-            continue
-        is_role = [(probes[row].id in QUERIES) == (role == "query") for row in rows]
-        moved = cosines[is_role]
-        finding(f"a {role} without {prompt!r} has a cosine of {np.median(moved):.3f} to the same with it")
-        assert 1 - min(moved) > SAME, f"{case}: the prompt {prompt!r} does not reach the scores"
+    bare = case.encode([(probes[row].text, probes[row].pair) for row in rows]).feeds(np.arange(len(rows)))
+    if case.subject.task.probes == "pairs":
+        errors = np.abs(case.score(bare) - case.scores[rows])
+        finding(f"a pair without {prompts.query!r} has a score that is off by {np.median(errors):.3g}")
+        assert errors.max() > SAME, f"{case}: the prompt {prompts.query!r} does not reach the scores"
+    else:
+        cosines = (unit_rows(case.score(bare)) * unit_rows(case.scores[rows])).sum(axis=1)
+        for role, prompt in (("query", prompts.query), ("passage", prompts.passage)):
+            if not prompt:
+                continue
+            moved = cosines[[(probes[row].id in QUERIES) == (role == "query") for row in rows]]
+            finding(f"a {role} without {prompt!r} has a cosine of {np.median(moved):.3f} to the same with it")
+            assert 1 - min(moved) > SAME, f"{case}: the prompt {prompt!r} does not reach the scores"
     if not case.ready_made or case.ready_made.has_tokenizer:
         require_shipped_prompts(case, prompts)
 
@@ -45,14 +53,22 @@ def require_shipped_prompts(case: Case, prompts: Prompts) -> None:
     own = case.artifact.folder / CONFIG_FILE
     file = case.ready_made.configuration.get(CONFIG_FILE) if case.ready_made else own if own.is_file() else None
     try:
-        shipped = read_prompts(file) if file else None
+        shipped = asked_for(case, file) if file else None
     except ModelError as error:
         pytest.fail(f"{case}: {error}", pytrace=False)
     assert shipped == prompts, (
         f"{case}: the model wants {described(prompts)}, and "
         f"{f'{file} asks for {described(shipped)}' if file else f'{folder} has no {CONFIG_FILE}'}: "
-        "whoever runs it would embed texts without, and find other neighbours"
+        "whoever runs it would score texts without, and find others"
     )
+
+
+def asked_for(case: Case, file: Path) -> Prompts | None:
+    """Return the prompts that a configuration asks for; of pairs, the one that they have by default."""
+    if case.subject.task.probes == "texts":
+        return read_prompts(file)
+    prompt = read_pair_prompt(file)
+    return Prompts(query=prompt) if prompt else None
 
 
 def described(prompts: Prompts | None) -> str:

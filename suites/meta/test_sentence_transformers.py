@@ -18,7 +18,6 @@ from fixtures.models.sentence_transformers import (
     CONFIG_FILE,
     ModuleLayer,
     ModuleSettings,
-    check_cross_encoder,
     read_modules,
     read_prompts,
 )
@@ -378,12 +377,3 @@ def test_decoder_that_embeds_is_told_positions_beside_a_ready_made_file_too(tmp_
 def test_pooling_that_nobody_names_is_asked_for(house):
     house.add("tiny", EMBEDDER.replace('pooling = "mean"\n', ""))
     assert 'whose checkpoint has no modules.json needs pooling = "mean" or "cls" or' in house.usage_error()
-
-
-def test_prompt_of_a_cross_encoder_is_refused_by_name(tmp_path):
-    """Its pairs would be judged without it, in PyTorch and in the export alike."""
-    config = {"prompts": {"query": "q: ", "none": ""}, "default_prompt_name": "none"}
-    check_cross_encoder(write(tmp_path, {"config_sentence_transformers.json": config}))
-    write(tmp_path, {"config_sentence_transformers.json": config | {"default_prompt_name": "query"}})
-    with pytest.raises(ModelError, match="default_prompt_name: 'query' stands before each query"):
-        check_cross_encoder(tmp_path)

@@ -22,6 +22,7 @@ from fixtures.build.store import StepFailed
 from fixtures.gate.command_line import ROOT, UsageError, parse
 from fixtures.gate.context import Context, make_context
 from fixtures.gate.subject import Subject, read_subject
+from fixtures.models.cross_encoders import read_cross_encoder
 from fixtures.models.files import MODULES_FILE, checkpoint_digest
 from fixtures.models.sentence_transformers import RENAMED_MODES
 from fixtures.models.settings import Prompts
@@ -41,7 +42,7 @@ from suites.sentence_transformers.kinds import (
     UNKNOWN_MODULES,
     Kind,
 )
-from suites.sentence_transformers.truth import BARE, Truth, digest_of_folder, digest_of_inputs, inputs_of, read
+from suites.sentence_transformers.truth import BARE, DEFAULT, Truth, digest_of_folder, digest_of_inputs, inputs_of, read
 
 TOLERANCE = 1e-5
 """How far a component of an embedding, or a score, may be from the library's."""
@@ -52,8 +53,9 @@ WRITTEN_BY = {OLD: "2.x", MIDDLE: "4.0 to 5.3", FIVE: "5.4 to 5.x", SIX: "6.x", 
 
 _INTRODUCTION = """\
 How far the gate's reference is at most from what sentence-transformers makes of a folder: a component of an embedding,
-or a pair's score before the activation. The folders are tiny and seeded; a column says who wrote them. Those of 2.x and
-of 4.0 to 5.3 are written by hand and read by both packages, the others by the package that wrote them. What the gate
+or what `predict` says of a pair, behind its prompt and its activation. The folders are tiny and seeded; a column says
+who wrote them. Those of 2.x and of 4.0 to 5.3 are written by hand and read by both packages, the others by the package
+that wrote them. Where no file names a CrossEncoder's activation, model.toml states the library's default. What the gate
 refuses, or cannot load, it does not judge. A kind is equal up to {tolerance}.
 
 Measured by `tox run -e sentence-transformers5` and `tox run -e sentence-transformers6`:
@@ -111,19 +113,20 @@ def largest_difference(reference: Array, scores: Array) -> float:
 
 def reference_of(subject: Subject) -> Array:
     """Return what PyTorch makes of the inputs: of the probes as the gate has it, and of the last one scored anew."""
-    probes, (*_, last) = subject.reference[_rows(subject)], inputs_of(subject.task.probes)
+    probes, (*_, (text, pair)) = subject.reference[_rows(subject)], inputs_of(subject.task.probes)
+    prompt = (subject.model.settings.prompts or Prompts()).query if pair is not None else ""
     runtime = TorchRuntime(subject.weights_folder, subject.task.auto_class, 1)
-    return np.concatenate([probes, score(runtime, subject.encode([last]), subject.scoring)])
+    return np.concatenate([probes, score(runtime, subject.encode([(prompt + text, pair)]), subject.scoring)])
 
 
 def expected_of(subject: Subject, truth: Truth, scores: Mapping[str, Array]) -> Array:
-    """Return what the library makes of the inputs: of each text with the prompt that the gate gives it.
+    """Return what the library makes of the inputs: of pairs by default, of each text with the prompt that it gets here.
 
     Raises:
         KeyError: the library puts that prompt before no text.
     """
     if subject.task.probes == "pairs":
-        return scores[BARE]
+        return scores[DEFAULT]
     call_of = {prompt: call for call, prompt in truth.prompts.items()}
     prompts = subject.model.settings.prompts or Prompts()
     calls = [call_of[prompt_of(subject.probes[row], prompts)] for row in _rows(subject)]
@@ -138,7 +141,8 @@ def _rows(subject: Subject) -> list[int]:
 def write_model(baselines: Path, kind: Kind, max_length: int, folder: Path) -> Path:
     """Write the model.toml of a folder, and return where it lies.
 
-    It says what the folder does not: the pooling where there is no modules.json.
+    It says what the folder does not: the pooling where there is no modules.json, and the library's default activation
+    where a CrossEncoder names none.
     """
     model = baselines / kind.name
     model.mkdir()
@@ -150,6 +154,8 @@ def write_model(baselines: Path, kind: Kind, max_length: int, folder: Path) -> P
     }
     if not kind.is_cross_encoder and not (folder / MODULES_FILE).is_file():
         keys["pooling"] = "+".join(RENAMED_MODES.get(mode, mode) for mode in kind.pooling)
+    if kind.is_cross_encoder and kind.labels == 1 and read_cross_encoder(folder).activation is None:
+        keys["activation"] = "sigmoid"
     (model / "model.toml").write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items()))
     return model
 

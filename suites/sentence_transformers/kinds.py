@@ -182,6 +182,8 @@ KINDS: Sequence[Kind] = (
     Kind("cross-encoder-short", "classifier-1", max_length=48),
     Kind("cross-encoder-prompt", "classifier-1", prompts={"web": "Web search: "}, default_prompt="web",
          formats=SAVED),
+    Kind("cross-encoder-prompt-3-labels", "classifier-3", prompts={"web": "Web search: "}, default_prompt="web",
+         formats=SAVED),
     Kind("transformers-classifier", "classifier-1", formats=(PLAIN,)),
 )  # fmt: skip
 
