@@ -10,6 +10,7 @@ from fixtures.export import seeded
 from fixtures.export.onnx_export import OPSET, export_onnx
 from fixtures.models.encoders import ENCODERS
 from fixtures.models.files import checkpoint_digest
+from fixtures.models.transformers_files import translation_of
 from fixtures.runtimes.optimum_runtime import OptimumRuntime
 from fixtures.runtimes.providers import CPU
 from fixtures.runtimes.torch_runtime import TorchRuntime
@@ -78,6 +79,14 @@ def test_decoder_beside_the_encoder_changes_nothing(folder_of, tmp_path):
     export_onnx([folder], exported, EXPORT)
     optimum = OptimumRuntime(exported / "model.onnx", "ORTModelForFeatureExtraction", CPU)
     np.testing.assert_allclose(real(optimum(FEEDS)["last_hidden_state"]), real(alone["last_hidden_state"]), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_keys_of_real_checkpoints_are_harmless(tmp_path, name):
+    """Those that sentence-t5-base and umt5-small have and no class reads, saved anew by a later Transformers."""
+    keys = {"model_type": name, "n_positions": 512, "output_past": True, "scalable_attention": True}
+    (tmp_path / "config.json").write_text(json.dumps(keys | {"transformers_version": "99.0.0"}))
+    assert translation_of({"config.json": tmp_path / "config.json"}) == {}
 
 
 def test_fp16_is_exported_in_half_precision(folder_of, tmp_path):

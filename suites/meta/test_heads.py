@@ -188,7 +188,7 @@ def test_padding_that_a_decoders_classifier_takes_for_text_is_named(config, prob
         ),
         (RERANKER + 'prompts.passage = "p: "\n', "prompts.passage: a pair has a prompt before its first text alone"),
         (
-            RERANKER.replace("rerank", "fill-mask") + 'prompts.query = "q: "\n',
+            RERANKER.replace("rerank", "fill-mask") + 'prompts = { query = "q: " }\n',
             "prompts: only an embedding model has them",
         ),
         (RERANKER + 'answers = ["1"]\n', r'answers: write two tokens, such as \["1", "0"\], and not \["1"\]'),
