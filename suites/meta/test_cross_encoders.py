@@ -2,6 +2,7 @@
 
 import json
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -11,6 +12,7 @@ from fixtures.export.variants import VARIANT, ceiling_of
 from fixtures.models.cross_encoders import (
     CrossEncoderSettings,
     completed_cross_encoder,
+    read_answers,
     read_cross_encoder,
     write_pair_prompt,
 )
@@ -158,6 +160,51 @@ def test_ceilings_shrink_as_a_sigmoid_does():
     logits = np.linspace(-9, 9, 200)
     error = plain["max_logit_error"]
     assert np.abs(sigmoid(logits + error) - sigmoid(logits)).max() <= behind["max_logit_error"]
+
+
+def decoder(folder, **score):
+    """Write what a CrossEncoder over a decoder says of the tokens that it compares."""
+    (folder / "1_LogitScore").mkdir()
+    rows = [TRANSFORMER, {"type": "sentence_transformers.cross_encoder.modules.x.LogitScore", "path": "1_LogitScore"}]
+    tokens = {"added_tokens": [{"content": "<no>", "id": 3}], "model": {"vocab": {"yes": 1, "Yes": 2}}}
+    config = {"architectures": ["Qwen3ForCausalLM"]}
+    write(
+        folder,
+        {LIBRARY: {"model_type": "CrossEncoder"}, "modules.json": rows, "tokenizer.json": tokens, CONFIG: config},
+    )
+    return write(folder, {"1_LogitScore/config.json": score})
+
+
+def test_answers_of_a_decoder_are_those_that_its_folder_compares(tmp_path):
+    folder = decoder(tmp_path, true_token_id=2, false_token_id=3)
+    template = "{query}{passage}"
+    settings = Settings(task="decoder-rerank", source="path:x", max_length=8, template=template)
+    completed = completed_cross_encoder(Model("m", folder, settings), folder, 0)
+    assert completed.settings.answers == ("Yes", "<no>")
+    (tmp_path / "model.toml").write_text('task = "decoder-rerank"\nanswers = ["1", "0"]\n')
+    with pytest.raises(ModelError, match=r"model\.toml:2: answers: 1_LogitScore/config.json .* 'Yes' with '<no>'"):
+        completed_cross_encoder(Model("m", folder, msgspec.structs.replace(settings, answers=("1", "0"))), folder, 0)
+    lines = {line.key: (line.value, line.origin) for line in infer(folder, TASKS, {"template": template})}
+    assert lines["task"][0] == "decoder-rerank"
+    assert lines["answers"] == (["Yes", "<no>"], "true_token_id and false_token_id in 1_LogitScore/config.json")
+
+
+@pytest.mark.parametrize(
+    ("score", "message"),
+    [
+        ({"true_token_id": 1}, "1_LogitScore/config.json: false_token_id: is missing"),
+        ({"true_token_id": 1, "false_token_id": 9}, "true_token_id, false_token_id: 9 is no token of tokenizer.json"),
+    ],
+)
+def test_answers_that_are_not_two_tokens_are_refused_by_name(tmp_path, score, message):
+    with pytest.raises(ModelError, match=message):
+        read_answers(decoder(tmp_path, **score))
+
+
+def test_other_modules_over_a_decoder_are_refused_by_name(tmp_path):
+    folder = write(decoder(tmp_path), {"modules.json": [TRANSFORMER]})
+    with pytest.raises(ModelError, match=r"modules\.json: Transformer: over a decoder, a Transformer and a LogitScore"):
+        read_answers(folder)
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from fixtures.arrays import rms
 from fixtures.export.seeded import ARCHITECTURES, OUTLIER_EVERY, OUTLIER_SCALE, POSITIONS, make
 from fixtures.models.encoders import encoder_class
 from fixtures.models.heads import read_config
-from fixtures.scoring.probes import ANSWERS, PAIRS, TEXTS, fill
+from fixtures.models.settings import ANSWERS
+from fixtures.scoring.probes import PAIRS, TEXTS, fill
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
