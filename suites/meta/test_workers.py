@@ -12,8 +12,11 @@ from fixtures.build import workers
 from fixtures.build.manifest import key_of
 from fixtures.build.step import Step, step_function
 from fixtures.build.store import StepFailed, Store, StoreError
+from fixtures.build.worker import Built
 from fixtures.build.workers import build_all
 
+KEPT: list[bytes] = []
+"""What a step leaves in the memory of its process."""
 linux = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked from a server on Linux alone")
 
 
@@ -28,7 +31,7 @@ def obey(inputs, output, parameters):
     if "error" in parameters:
         raise ValueError(parameters["error"])
     if "kept" in parameters:
-        sys.kept = bytes([1]) * parameters["kept"]
+        KEPT.append(bytes([1]) * parameters["kept"])
     time.sleep(parameters.get("seconds", 0))
 
 
@@ -39,7 +42,7 @@ def store(tmp_path):
 
 def build(store, *steps, count=2):
     """Build steps; return the failures by label, and the labels of the steps that were built."""
-    built = []
+    built: list[Built] = []
     failed = build_all(store, steps, count, built.append)
     labels = {key_of(needed.document): needed.label for step in steps for needed in step.lineage()}
     return {labels[name]: error for name, error in failed.items()}, [entry.label for entry in built]
@@ -109,5 +112,5 @@ def test_process_that_cannot_be_started_is_an_error_of_the_store(store, monkeypa
         raise OSError(11, "Resource temporarily unavailable")
 
     monkeypatch.setattr(workers, "Worker", refuse)
-    with pytest.raises(StoreError, match="a worker process cannot be started: .*Resource temporarily unavailable"):
+    with pytest.raises(StoreError, match=r"a worker process cannot be started: .*Resource temporarily unavailable"):
         build(store, Step(obey, "tiny", ()))
