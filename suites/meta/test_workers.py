@@ -24,6 +24,8 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked f
 def obey(inputs, output, parameters):
     """Write the process's ids and libraries, then do as the parameters say."""
     (output / "process").write_text(f"{os.getpid()} {os.getppid()} {'torch' in sys.modules}")
+    if "variable" in parameters:
+        (output / "variable").write_text(os.environ[parameters["variable"]])
     if "signal" in parameters:
         os.kill(os.getpid(), parameters["signal"])
     if "status" in parameters:
@@ -98,9 +100,18 @@ def test_libraries_are_loaded_once_where_a_step_needs_them(store):
     assert has_torch
 
 
-@pytest.mark.parametrize(("kept", "same"), [(0, True), (2**29, False)])
+def test_process_has_the_environment_of_now(store, monkeypatch):
+    """The server that it is forked from has that of its own start."""
+    assert build(store, Step(obey, "tiny first", ()))[0] == {}
+    monkeypatch.setenv("EXPORTGATE_TEST", "changed since")
+    step = Step(obey, "tiny second", (), {"variable": "EXPORTGATE_TEST"})
+    assert build(store, step)[0] == {}
+    assert (store.run(step).folder / "variable").read_text() == "changed since"
+
+
+@pytest.mark.parametrize(("kept", "same"), [(0, True), (800_000_000, False)])
 def test_process_that_holds_much_memory_is_replaced(store, monkeypatch, kept, same):
-    monkeypatch.setattr(workers, "BYTES_PER_WORKER", 2**28)
+    monkeypatch.setattr(workers, "BYTES_PER_WORKER", 700_000_000)
     steps = [Step(obey, f"tiny {number}", (), {"number": number, "kept": kept}) for number in (0, 1)]
     assert build(store, *steps, count=1)[0] == {}
     first, second = (process_of(store, step)[0] for step in steps)
