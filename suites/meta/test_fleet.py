@@ -1,17 +1,20 @@
 """Reports of several machines as one: what all of them can share, who is told apart, and what is refused."""
 
+import io
 import json
 import subprocess
 import sys
 
 import msgspec
 import pytest
+from rich.console import Console
 
 from fixtures.diagnosis.integers import DeviationCause
 from fixtures.gate.command_line import ROOT
 from fixtures.latency.records import Cell
+from fixtures.models.content import CONTROLS
 from fixtures.report import files, fleet
-from fixtures.report.results import Failure, MachineRecord, ModelResult, Results, Status, VariantResult
+from fixtures.report.results import Check, Failure, MachineRecord, ModelResult, Results, Status, VariantResult
 
 CEILING = {"max_abs_error": 0.08}
 
@@ -96,7 +99,8 @@ def test_one_file_may_have_two_names(tmp_path):
     """`quantized` is unsigned on AVX2 and signed with VNNI; each is judged on the other by its own name, too."""
     avx2 = [variant("quantized", "u8", 0.03), variant("quantized-s8", "s8", 0.3, status=Status.FAIL)]
     vnni = [variant("quantized", "s8", 0.02), variant("quantized-u8", "u8", 0.04)]
-    merged = fleet.read([report(tmp_path / "a", "avx2", avx2), report(tmp_path / "b", "avx512_vnni", vnni)])
+    first = report(tmp_path / "a", "avx2", avx2, verdict=Status.FAIL)
+    merged = fleet.read([first, report(tmp_path / "b", "avx512_vnni", vnni)])
     assert str(merged.shared("m")) == "quantized, quantized-u8 (u8)"
     preferences = {row[0]: (row[1], row[-1]) for row in merged.preferences("m").rows}
     assert preferences["avx2"] == ("quantized, quantized-u8 (u8)", "the same")
@@ -145,6 +149,96 @@ def test_what_cannot_be_merged_is_refused(folders, tmp_path):
     (tmp_path / "gate.json").write_text('{"models": []}')
     with pytest.raises(fleet.CannotMerge, match="is no report of exportgate"):
         fleet.read([tmp_path])
+
+
+ODD_VALUES: tuple[object, ...] = (
+    None,
+    True,
+    0,
+    -1,
+    10**30,
+    1.5,
+    float("inf"),
+    "",
+    "x",
+    "pass",
+    "fail",
+    [],
+    [1],
+    {},
+    {"a": 1},
+    [[]],
+)
+
+
+def places_of(value, path=()):
+    """Yield the paths of the values within a JSON value; of long lists, of their first two."""
+    yield path
+    entries = value.items() if isinstance(value, dict) else enumerate(value[:2]) if isinstance(value, list) else ()
+    for key, entry in entries:
+        yield from places_of(entry, (*path, key))
+
+
+def replaced(value, path, odd):
+    """Return a JSON value with another one at a path."""
+    if not path:
+        return odd
+    value = value.copy()
+    value[path[0]] = replaced(value[path[0]], path[1:], odd)
+    return value
+
+
+def test_damaged_report_is_refused_or_merged_and_never_a_traceback(folders, tmp_path):
+    content = json.loads((folders[1] / "gate.json").read_text())
+    file = tmp_path / "gate.json"
+    refusals = []
+    damaged = [replaced(content, path, odd) for path in places_of(content) for odd in ODD_VALUES]
+    for value in damaged:
+        file.write_text(json.dumps(value))
+        try:
+            fleet.show(fleet.merge([file], tmp_path / "merged"), Console(file=io.StringIO()))
+        except fleet.CannotMerge as error:
+            refusals.append(str(error))
+    assert all(str(file) in refusal for refusal in refusals)
+    assert 500 < len(refusals) < len(damaged) - 100
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"verdict": Status.PASS}, "has the verdict pass, and scores_stay_within_ceiling failed in it"),
+        ({"verdict": Status.NOT_JUDGED, "failures": []}, "has the verdict not judged, and m O2-quantized failed"),
+        ({"verdict": Status.LIMIT}, "has the verdict limit, and a run ends with pass, fail, not judged"),
+    ],
+)
+def test_report_that_contradicts_itself_is_refused(folders, change, message):
+    """Its verdict alone would be believed."""
+    files.write(msgspec.structs.replace(files.read(folders[1] / "gate.json"), **change), folders[1])
+    with pytest.raises(fleet.CannotMerge, match=f"gate.json {message}.*it was damaged or changed; run the gate again"):
+        fleet.read(folders)
+
+
+def test_check_that_failed_is_a_failure_whatever_the_verdict(tmp_path):
+    judged = variant("plain", "p", 1e-6, checks={"graph_is_valid": Check(Status.FAIL)})
+    with pytest.raises(fleet.CannotMerge, match="graph_is_valid failed in it"):
+        fleet.read([report(tmp_path, "avx2", [judged])])
+
+
+def test_what_commands_a_terminal_is_shown_as_escapes(tmp_path):
+    """In the terminal and in every file; the text may be of a stranger's report."""
+    hostile = "\x1b[2J\u202eevil\x07"
+    judged = variant("plain", "p", 1e-6, status=Status.FAIL, reason=hostile)
+    folder = report(
+        tmp_path, "avx2", [judged], cpu=hostile, failures=[Failure("m", "plain", "scores", hostile)],
+        verdict=Status.FAIL,
+    )  # fmt: skip
+    shown = io.StringIO()
+    fleet.show(fleet.merge([folder], tmp_path / "merged"), Console(file=shown, width=200))
+    texts = [shown.getvalue(), *(file.read_text() for file in (tmp_path / "merged").iterdir())]
+    assert len(texts) == 4
+    for text in texts:
+        assert not CONTROLS.search(text)
+    assert "\\u001b[2J\\u202eevil\\u0007" in texts[0]
 
 
 def test_option_runs_no_test_and_ends_as_the_worst_machine_did(folders, tmp_path):
