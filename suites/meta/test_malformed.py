@@ -1,0 +1,132 @@
+"""What people and strangers write into files: whatever it is, it is read or refused, with the file's name."""
+
+import shutil
+
+import pytest
+
+from fixtures.export import seeded
+from fixtures.models.settings import Settings
+from fixtures.plugin.stash import usage_errors
+from suites.meta.house import EMBEDDER
+
+KEYS = Settings.__struct_fields__
+VALUES = {
+    "a NUL": '"a\\u0000b"',
+    "lists in lists": "[" * 3000 + "]" * 3000,
+    "a number of 5,000 digits": "1" + "0" * 5000,
+    "a number of 31 digits": str(10**30),
+    "below zero": "-1",
+    "no number": "nan",
+    "an infinite number": "inf",
+    "a path of nobody's": '"path:~nosuchuser/model"',
+    "nobody's home": '"~nosuchuser"',
+    "a name that is too long": f'"path:/{"x" * 5000}"',
+    "a path with a NUL": '"path:/a\\u0000b"',
+    "a date": "1979-05-27",
+    "a table": "{a = 1}",
+    "a list": "[1]",
+    "nothing": '""',
+    "a text that turns its direction": '"\\u202ex"',
+    "a package above": '"package:../model"',
+    "a folder above a package": '"package:os/../../etc"',
+    "half a surrogate pair": '"path:\\ud800"',
+    "a seed of 50 digits": f'"seeded:bert@{"9" * 50}"',
+}
+FILES = {
+    "a NUL": b"task = \x00",
+    "UTF-16": "task = 'embedding'".encode("utf-16"),
+    "bytes": bytes(range(256)) * 10,
+    "nothing": b"",
+    "lists in lists": b"labels = " + b"[" * 100_000,
+    "a key of 5,000 parts": b".".join([b"a"] * 5000) + b" = 1",
+    "a byte order mark": b"\xef\xbb\xbf" + EMBEDDER.encode(),
+}
+
+
+def refusal(house, **options):
+    """Start a session; return the usage error that it ends in, or the empty string if it starts."""
+    try:
+        with usage_errors():
+            house.start(variant=["plain"], **options)
+    except pytest.UsageError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
+def test_odd_value_is_read_or_refused_whatever_its_key(house, value):
+    refusals = 0
+    for key in KEYS:
+        others = [line for line in EMBEDDER.splitlines() if not line.startswith(f"{key} ")]
+        file = house.add("tiny", "\n".join([f"{key} = {value}", *others, ""])) / "model.toml"
+        if message := refusal(house):
+            assert str(file) in message or "tiny" in message
+            refusals += 1
+    assert refusals > len(KEYS) / 2
+
+
+@pytest.mark.parametrize("content", FILES.values(), ids=FILES)
+def test_file_that_is_no_model_toml_is_refused(house, content):
+    file = house.add("tiny", "") / "model.toml"
+    file.write_bytes(content)
+    assert str(file) in refusal(house)
+
+
+@pytest.mark.parametrize("option", ["store", "report", "baselines", "checkpoint"])
+@pytest.mark.parametrize("path", ["~nosuchuser/folder", "x" * 5000, "a\0b"], ids=["nobody's", "long", "NUL"])
+def test_option_that_is_no_path_is_refused_by_name(house, option, path):
+    house.add("tiny", EMBEDDER)
+    assert refusal(house, **{option: path}).startswith(f"--{option}: ")
+
+
+@pytest.mark.parametrize("path", ["~nosuchuser/folder", "x" * 5000, "a\0b"], ids=["nobody's", "long", "NUL"])
+def test_assignment_that_is_no_path_is_refused_by_name(house, path):
+    house.add("tiny", EMBEDDER)
+    assert refusal(house, artifact=[f"tiny:plain={path}"]).startswith("--artifact: ")
+    assert "is no path" in refusal(house, candidate=[f"tiny={path}"])
+
+
+@pytest.mark.parametrize("name", ["a\x1b[2Jb", "a\u202eb"], ids=["escape", "right to left"])
+def test_name_that_would_command_a_terminal_is_refused(house, name):
+    house.add(name, EMBEDDER)
+    message = refusal(house)
+    assert "has control characters: rename the folder" in message
+    assert name not in message
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory):
+    """A folder of sentence-transformers with every file that decides a score."""
+    folder = tmp_path_factory.mktemp("dense") / "dense"
+    folder.mkdir()
+    seeded.make([], folder, {"architecture": "bert_dense", "seed": 17, "auto_class": "AutoModel", "labels": 1})
+    return folder
+
+
+JSON_FILES = {
+    "lists in lists": b"[" * 100_000,
+    "half an object": b'{"a": 1',
+    "a list": b"[1]",
+    "a text": b'"a"',
+    "null": b"null",
+    "bytes": bytes(range(256)),
+    "nothing": b"",
+    "a number of 5,000 digits": b'{"max_position_embeddings": 1' + b"0" * 5000 + b"}",
+}
+
+
+@pytest.mark.parametrize("content", JSON_FILES.values(), ids=JSON_FILES)
+def test_file_of_a_checkpoint_that_is_not_what_it_should_be_is_refused(house, dense, tmp_path, content):
+    """Those that Transformers alone reads, it may refuse later: nothing here is told of them."""
+    house.baselines.mkdir()
+    files = [file.relative_to(dense) for file in dense.rglob("*.json") if not file.name.startswith("vocab")]
+    assert len(files) > 6
+    refused = []
+    for name in files:
+        shutil.rmtree(tmp_path / "copy", ignore_errors=True)
+        shutil.copytree(dense, tmp_path / "copy")
+        (tmp_path / "copy" / name).write_bytes(content)
+        if message := refusal(house, checkpoint=str(tmp_path / "copy")):
+            refused.append(name)
+            assert name.name in message, f"{name}: {message}"
+    assert {"config.json", "modules.json"} <= {name.name for name in refused}
