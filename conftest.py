@@ -7,4 +7,5 @@ pytest_plugins = (
     "fixtures.plugin.collection",
     "fixtures.plugin.reporting",
     "fixtures.plugin.hooks",
+    "fixtures.plugin.interruptions",
 )

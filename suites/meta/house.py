@@ -96,7 +96,9 @@ class House:
         if trace_imports:
             command[1:1] = ["-X", "importtime"]
             command.append("--capture=no")
-        process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        process = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, errors="surrogateescape", check=False
+        )
         lines = process.stderr.splitlines()
         imported = frozenset(line.rpartition("|")[2].strip() for line in lines if IMPORT_TIME in line)
         errors = "\n".join(line for line in lines if IMPORT_TIME not in line)
