@@ -1,8 +1,11 @@
 """What people and strangers write into files: whatever it is, it is read or refused, with the file's name."""
 
+import json
 import shutil
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from fixtures.export import seeded
 from fixtures.models.settings import Settings
@@ -130,3 +133,57 @@ def test_file_of_a_checkpoint_that_is_not_what_it_should_be_is_refused(house, de
             refused.append(name)
             assert name.name in message, f"{name}: {message}"
     assert {"config.json", "modules.json"} <= {name.name for name in refused}
+
+
+def lose_columns(file):
+    weights = load_file(file)
+    save_file(weights | {"linear.weight": weights["linear.weight"][:, :-1]}, file)
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[:100])
+
+
+def name_other_width(file):
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"in_features": 7}))
+
+
+def lose_the_weight(file):
+    save_file({"linear.bias": np.zeros(4, np.float32)}, file)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("model.safetensors", lose_columns, "linear.weight: takes vectors of 31 numbers, and those before it have 32"),
+        ("model.safetensors", cut, "is it whole?"),
+        ("model.safetensors", lose_the_weight, "linear.weight: is missing"),
+        ("config.json", name_other_width, "in_features: is 7, and model.safetensors has 32"),
+    ],
+)
+def test_module_that_does_not_fit_is_refused_before_anything_is_built(house, dense, tmp_path, name, change, message):
+    house.baselines.mkdir()
+    folder = shutil.copytree(dense, tmp_path / "copy")
+    (module, *_) = sorted(folder.glob("*_Dense"))
+    change(module / name)
+    refused = refusal(house, checkpoint=str(folder))
+    assert str(module / name) in refused
+    assert message in refused
+
+
+def test_more_dimensions_than_there_are_is_refused(house, dense):
+    """They would not be cut, and yet stand in the fingerprint."""
+    house.baselines.mkdir()
+    width = json.loads(sorted(dense.glob("*_Dense/config.json"))[-1].read_text())["out_features"]
+    assert refusal(house, checkpoint=str(dense), **{"set": [f"dimensions={width}"]}) == ""
+    message = refusal(house, checkpoint=str(dense), **{"set": [f"dimensions={width + 1}"]})
+    assert f"dimensions: is {width + 1}, and an embedding of this checkpoint has {width} numbers" in message
+
+
+@pytest.mark.parametrize("labels", [2, 4])
+def test_other_number_of_labels_than_the_checkpoint_has_is_refused(house, tmp_path, labels):
+    house.baselines.mkdir()
+    keys = {"architecture": "bert", "seed": 7, "auto_class": "AutoModelForSequenceClassification", "labels": 3}
+    seeded.make([], tmp_path, keys)
+    message = refusal(house, checkpoint=str(tmp_path), **{"set": [f"labels={labels}"]})
+    assert f"labels: is {labels}, and this checkpoint has 3: LABEL_0, LABEL_1, LABEL_2" in message

@@ -270,7 +270,14 @@ def prompted(house, tmp_path):
     seeded.make([], folder, {"architecture": "bert", "seed": 7, "auto_class": "AutoModel", "labels": 1})
     pooling = {"embedding_dimension": 32, "pooling_mode": "mean"}
     files = modules("Pooling", "Dense", "Normalize", package=NEW) | {"1_Pooling/config.json": pooling}
-    write(folder, files | {"2_Dense/config.json": DENSE, "config_sentence_transformers.json": PROMPTS})
+    write(
+        folder,
+        files
+        | {
+            "2_Dense/config.json": DENSE | {"in_features": 32, "out_features": 12},
+            "config_sentence_transformers.json": PROMPTS,
+        },
+    )
     weight = np.random.default_rng(0).standard_normal((12, 32)).astype(np.float32)
     save_file({"linear.weight": weight}, folder / "2_Dense" / "model.safetensors")
     digest = checkpoint_digest(folder)
@@ -364,10 +371,20 @@ def test_prompt_that_does_not_reach_the_scores_is_red(prompted, monkeypatch):
         test_prompts.test_prompts_are_asked_for_and_matter(case, print)
 
 
-@pytest.mark.parametrize(("architecture", "told"), [("gpt2", True), ("bert", False)])
-def test_decoder_that_embeds_is_told_positions_beside_a_ready_made_file_too(tmp_path, architecture, told):
-    write(tmp_path, {"config.json": {"model_type": architecture}})
-    settings = Settings(task="embedding", source="path:x", max_length=8, pooling="weightedmean")
+@pytest.mark.parametrize(
+    ("config", "pooling", "told"),
+    [
+        ({"model_type": "gpt2"}, "weightedmean", True),
+        ({"model_type": "bert", "type_vocab_size": 2}, "weightedmean", False),
+        ({"model_type": "bert", "type_vocab_size": 2}, "last", False),
+        ({"model_type": "modernbert"}, "last", False),
+        ({"model_type": "a decoder of tomorrow"}, "last", True),
+    ],
+)
+def test_decoder_that_embeds_is_told_positions_beside_a_ready_made_file_too(tmp_path, config, pooling, told):
+    """An encoder is not, whatever its pooling: its export has no such input."""
+    write(tmp_path, {"config.json": config})
+    settings = Settings(task="embedding", source="path:x", max_length=8, pooling=pooling)
     checkpoint, beside = Checkpoint(tmp_path, None, ""), Checkpoint(None, None, "", named_files=())
     model = Model("m", tmp_path, settings)
     for step in (plan_tokens(model, checkpoint), plan_tokens(model, beside, head=checkpoint)):
@@ -377,3 +394,14 @@ def test_decoder_that_embeds_is_told_positions_beside_a_ready_made_file_too(tmp_
 def test_pooling_that_nobody_names_is_asked_for(house):
     house.add("tiny", EMBEDDER.replace('pooling = "mean"\n', ""))
     assert 'whose checkpoint has no modules.json needs pooling = "mean" or "cls" or' in house.usage_error()
+
+
+def test_lowercase_of_a_folder_is_no_difference_of_its_tokenizers(house, tmp_path):
+    """sentence-transformers gives the fast one a normalizer; the slow one would be compared without."""
+    house.baselines.mkdir()
+    seeded.make([], tmp_path, {"architecture": "bert", "seed": 7, "auto_class": "AutoModel", "labels": 1})
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    write(tmp_path, {"tokenizer_config.json": config | {"do_lower_case": False}} | modules("Pooling") | POOLED_MEAN)
+    write(tmp_path, {"sentence_bert_config.json": {"max_seq_length": 64, "do_lower_case": True}})
+    gate = house.start(checkpoint=str(tmp_path), variant=["plain"])
+    assert "in the fast tokenizer alone" in gate.load()[0].encoded.facts.slow_differences

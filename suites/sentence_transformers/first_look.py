@@ -47,6 +47,7 @@ LOOSE = {
 """Task -> ceilings of int8: random weights amplify its error, and what is looked at here is not that."""
 KNOWN_LIMITS = {
     ("t5", "slow_and_fast_tokenizer_agree"): "https://github.com/huggingface/tokenizers/issues/2116",
+    ("qwen3-causal", "slow_and_fast_tokenizer_agree"): "https://github.com/QwenLM/Qwen3-Embedding/issues/54",
 }
 """Row of BASES and check -> the report of what fails there whoever exports: a limit of a model.toml."""
 _INTRODUCTION = """\
@@ -56,7 +57,8 @@ One folder of each kind of docs/folders.md, as its newest format is, judged by
 
 with an empty store and without a model.toml, in seconds from start to verdict, exports of all variants included. Behind
 `--set` stands what the folder does not say. The folders are tiny: most of the time is that of loading libraries.
-Ceilings of int8 are loose here, since random weights amplify its error. Then the weights of the exported graph are
+Ceilings of int8 are loose here, since random weights amplify its error, and so is that of O3 (a GELU by tanh) where
+embeddings are sqrt(length) times as long. Then the weights of the exported graph are
 changed, and the file is judged by `--artifact`: whether that is seen. What fails whoever exports, and would be a limit
 of a model.toml, is left out: {limits}.
 
@@ -126,9 +128,10 @@ class Looker:
     def look(self, kind: Kind, form: str, folder: Path) -> Look:
         """Judge a folder as it is, and its plain export with a fault."""
         stated = stated_of(kind, folder)
+        longer = ["ceilings.O3.max_abs_error=0.02"] if "mean_sqrt_len_tokens" in kind.pooling else []
         task = next((said.partition("=")[2] for said in stated if said.startswith("task=")), "")
         started = time.monotonic()
-        gate = self.run(folder, "sound", *_options([*stated, *loose(task or _task_of(kind))]))
+        gate = self.run(folder, "sound", *_options([*stated, *longer, *loose(task or _task_of(kind))]))
         seconds = time.monotonic() - started
         (model,) = gate["models"]
         passed = [row["variant"] for row in model["variants"] if row["status"] in ("pass", "unbaselined")]
