@@ -347,6 +347,34 @@ def test_nan_in_stored_scores_is_a_usage_error(approved):
     assert "holds values that are not finite" in approved.usage_error()
 
 
+def test_arrays_of_another_file_are_a_usage_error(approved):
+    """The reference is compared with nothing where its arrays are those of the tier: that is not "nothing approved"."""
+    reference = approved.baselines / "tiny" / "reference.json"
+    (tier,) = approved.baselines.glob("tiny/[!rc]*.json")
+    content = json.loads(reference.read_text())
+    content["arrays"] = json.loads(tier.read_text())["arrays"]
+    reference.write_text(json.dumps(content))
+    done = approved.run()
+    assert done.returncode == 4, done.text
+    assert f"{reference}: arrays: '{content['arrays']}' is none of its own" in done.text
+    assert "restore it from version control" in done.text
+    assert "Traceback" not in done.text
+
+
+def test_scores_of_other_probes_than_stated_are_a_usage_error(approved):
+    """Their digest is in their name, and the probes are those of today, so that only the number of rows tells."""
+    folder = approved.baselines / "tiny"
+    content = json.loads((folder / "reference.json").read_text())
+    scores = load_file(folder / content["arrays"])["scores"]
+    (folder / content["arrays"]).unlink()
+    save_file({"scores": scores[:-1]}, folder / "new")
+    content["arrays"] = f"reference.{sha256_of(folder / 'new')[:12]}.safetensors"
+    (folder / "new").rename(folder / content["arrays"])
+    (folder / "reference.json").write_text(json.dumps(content))
+    message = f"arrays: scores is of {len(scores) - 1} probes, and there are {len(scores)}"
+    assert message in approved.usage_error()
+
+
 def test_killed_export_leaves_the_store_clean(tmp_path):
     house = House(tmp_path, tmp_path / "store")
     house.add("tiny", EMBEDDER + LOOSE)
@@ -433,6 +461,7 @@ def move_stored_scores(folder, name, by):
     content = json.loads(file.read_text())
     arrays = load_file(folder / content["arrays"])
     next(iter(arrays.values())).flat[0] += by
+    (folder / content["arrays"]).unlink()
     save_file(arrays, folder / "new")
     content["arrays"] = f"{file.stem}.{sha256_of(folder / 'new')[:12]}.safetensors"
     (folder / "new").rename(folder / content["arrays"])

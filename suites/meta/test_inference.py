@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fixtures.arrays import Array
 from fixtures.baselines.files import CONFORMANCE, ApprovalError, ConformanceFile, Provenance, write_new_baseline
 from fixtures.export import seeded
 from fixtures.gate.command_line import ROOT, UsageError, parse
@@ -308,14 +309,15 @@ def test_approval_needs_baselines_that_can_be_written(tmp_path, monkeypatch):
 def test_baseline_that_is_refused_leaves_nothing(tmp_path):
     folder = tmp_path / "mine"
     provenance = Provenance("sha256:0", {}, "avx2", "a processor", "2026-01-31")
-    pins = ConformanceFile(probes="p", arrays="", provenance=provenance, tokenizer={}, operators={})
+    pins = ConformanceFile(probes="p", arrays="", provenance=provenance, tokenizer={}, operators={"plain": {}})
+    tokens: dict[str, Array] = {"input_ids": np.array([1], np.int32), "offsets": np.array([0, 1], np.int64)}
     with pytest.raises(ApprovalError):
         write_new_baseline(folder, {CONFORMANCE: (pins, {"ids": np.array([np.nan])})}, {"model.toml": b"task"})
     assert not list(tmp_path.iterdir())
-    write_new_baseline(folder, {CONFORMANCE: (pins, {"ids": np.array([1])})}, {"model.toml": b"task"})
+    write_new_baseline(folder, {CONFORMANCE: (pins, tokens)}, {"model.toml": b"task"})
     assert sorted(file.suffix for file in folder.iterdir()) == [".json", ".safetensors", ".toml"]
     with pytest.raises(OSError, match="mine"):
-        write_new_baseline(folder, {CONFORMANCE: (pins, {"ids": np.array([2])})}, {"model.toml": b"other"})
+        write_new_baseline(folder, {CONFORMANCE: (pins, tokens)}, {"model.toml": b"other"})
     assert (folder / "model.toml").read_bytes() == b"task"
     assert [file.name for file in tmp_path.iterdir()] == ["mine"]
 
