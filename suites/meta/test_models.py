@@ -1,7 +1,10 @@
 """Every way to get a model.toml or its checkpoint wrong, and the message for it."""
 
 import hashlib
+import json
+import os
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +13,13 @@ from safetensors.numpy import save
 from fixtures.gate.subject import read_model
 from fixtures.models import checkpoints
 from fixtures.models.checkpoints import CheckpointMissing, CheckpointUnavailable, find_checkpoint
-from fixtures.models.files import checkpoint_digest, checkpoint_files, configuration_files, is_configuration
+from fixtures.models.files import (
+    checkpoint_digest,
+    checkpoint_files,
+    configuration_files,
+    is_configuration,
+    sha256_of,
+)
 from fixtures.models.settings import Latency, ModelError, Tokenizer
 
 LIMIT = '[[limits]]\nvariant = "O2"\ncheck = "builds"\nreason = "r"\n'
@@ -215,6 +224,128 @@ def test_checkpoint_that_is_not_whole_is_refused(folder, name, spoil, message):
         find_checkpoint(read(folder, EMBEDDER))
 
 
+def pin(folder):
+    """Return a model.toml that pins the checkpoint as it is: what is refused then is refused of a pinned one too."""
+    return EMBEDDER + f'digest = "sha256:{checkpoint_digest(folder / "checkpoint")}"\n'
+
+
+def sharded(checkpoint, shard, index="model.safetensors.index.json"):
+    """Give a checkpoint an index that names a shard."""
+    (checkpoint / index).write_text(json.dumps({"weight_map": {"weight": shard}}))
+
+
+@pytest.mark.parametrize("index", ["model.safetensors.index.json", "pytorch_model.bin.index.json"])
+@pytest.mark.parametrize(
+    "shard",
+    ["{folder}/other.safetensors", "../other.safetensors", "..\\other", "C:other", "shards/a.safetensors", ".."],
+)
+def test_shard_that_does_not_lie_beside_the_index_is_refused(folder, index, shard):
+    """A digest covers what lies in the folder: two sets of weights elsewhere would pass under one."""
+    checkpoint = folder / "checkpoint"
+    for place in (folder / "other.safetensors", checkpoint / "shards" / "a.safetensors"):
+        place.parent.mkdir(exist_ok=True)
+        shutil.copyfile(checkpoint / "model.safetensors", place)
+    if "bin" in index:
+        (checkpoint / "model.safetensors").rename(checkpoint / "pytorch_model.bin")
+    sharded(checkpoint, shard.format(folder=folder), index)
+    with pytest.raises(ModelError, match=rf"{re.escape(index)}: weight_map: weight lies in .*, and not beside the ind"):
+        find_checkpoint(read(folder, pin(folder)))
+
+
+@pytest.mark.parametrize(
+    ("index", "shard", "message"),
+    [
+        (
+            "model.safetensors.index.json",
+            "no.safetensors",
+            "lacks no.safetensors, which model.safetensors.index.json n",
+        ),
+        ("model.safetensors.index.json", "tokenizer.json", "weight_map: tokenizer.json: is not called \\*.safetensors"),
+        ("pytorch_model.bin.index.json", "no.bin", "lacks no.bin, which pytorch_model.bin.index.json names"),
+        (
+            "pytorch_model.bin.index.json",
+            "weights.bin",
+            r"weights\.bin: is not called pytorch_model\.bin or pytorch_mode",
+        ),
+    ],
+)
+def test_shard_that_the_digest_does_not_cover_is_refused(folder, index, shard, message):
+    checkpoint = folder / "checkpoint"
+    (checkpoint / "weights.bin").write_bytes(b"weights")
+    if "bin" in index:
+        (checkpoint / "model.safetensors").rename(checkpoint / "pytorch_model.bin")
+    sharded(checkpoint, shard, index)
+    with pytest.raises(ModelError, match=message):
+        find_checkpoint(read(folder, pin(folder)))
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}', "{"])
+def test_index_that_is_none_is_refused(folder, text):
+    (folder / "checkpoint" / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(
+        ModelError, match=r"model\.safetensors\.index\.json(: weight_map: is no object| is not valid JS)"
+    ):
+        find_checkpoint(read(folder, pin(folder)))
+
+
+def test_index_of_pickled_weights_beside_others_says_nothing(folder):
+    """Many repositories of the hub have both, and only the one is fetched."""
+    sharded(folder / "checkpoint", "pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json")
+    find_checkpoint(read(folder, pin(folder)))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "vocab.txt"])
+@pytest.mark.parametrize("exists", [True, False])
+def test_link_out_of_the_checkpoint_is_refused(folder, name, exists):
+    file, outside = folder / "checkpoint" / name, folder / f"outside-{name}"
+    outside.write_bytes(file.read_bytes() if file.exists() else b"")
+    text = pin(folder)
+    file.unlink(missing_ok=True)
+    file.symlink_to(outside)
+    if not exists:
+        outside.unlink()
+    problem = "outside .*: put a copy of the file in place" if exists else "which is missing: put the file there"
+    with pytest.raises(ModelError, match=rf"{file}: is a link to {outside}, {problem}"):
+        find_checkpoint(read(folder, text))
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_link_within_the_checkpoint_is_a_file_like_any_other(folder, link):
+    """Its content is in the digest; so is that of a hard link, which package managers make of their caches."""
+    checkpoint = folder / "checkpoint"
+    digests = set()
+    for value in (1, 2):
+        (checkpoint / "weights").write_bytes(save({"weight": np.full(3, value, np.float32)}))
+        (checkpoint / "model.safetensors").unlink()
+        link(checkpoint / "weights", checkpoint / "model.safetensors")
+        digests.add(find_checkpoint(read(folder, pin(folder))).digest)
+    assert len(digests) == 2
+
+
+@pytest.mark.parametrize("path", ["../1_Dense", "{folder}/1_Dense", "1_Dense"])
+def test_module_elsewhere_is_refused(folder, path):
+    """Also one in a folder that is a link."""
+    outside, checkpoint = folder / "1_Dense", folder / "checkpoint"
+    outside.mkdir()
+    (outside / "model.safetensors").write_bytes(b"weights")
+    if path == "1_Dense":
+        (checkpoint / path).symlink_to(outside)
+    modules = [{"path": ""}, {"path": path.format(folder=folder)}]
+    (checkpoint / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(
+        ModelError, match=r"1\.path: .* leaves the checkpoint's folder|Dense/model\.safetensors: is a li"
+    ):
+        find_checkpoint(read(folder, pin(folder)))
+
+
+def test_adapter_is_as_contained_as_its_checkpoint(folder):
+    (folder / "lora").mkdir()
+    (folder / "lora" / "adapter_model.safetensors").symlink_to(folder / "checkpoint" / "model.safetensors")
+    text = pin(folder) + 'adapter = "lora"\n'
+    with pytest.raises(ModelError, match=r"lora/adapter_model\.safetensors: is a link to .*, outside"):
+        find_checkpoint(read(folder, text))
+
+
 @pytest.mark.parametrize(
     ("where", "message"),
     [
@@ -286,15 +417,56 @@ def test_hub_without_network_is_unavailable(folder, monkeypatch):
         find_checkpoint(read(folder, text))
 
 
-def test_hub_snapshot_is_read_from_the_cache(folder, tmp_path, monkeypatch):
+def cached(checkpoint, cache, commit):
+    """Move a checkpoint into a cache as the hub's client lays it out: links in snapshots/, content in blobs/."""
+    repository = cache / "models--example--tiny"
+    snapshot = repository / "snapshots" / commit
+    (repository / "blobs").mkdir(parents=True)
+    for file in sorted(checkpoint.rglob("*")):
+        if file.is_file():
+            place = snapshot / file.relative_to(checkpoint)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            blob = repository / "blobs" / sha256_of(file)
+            file.rename(blob)
+            place.symlink_to(os.path.relpath(blob, place.parent))
+    return snapshot
+
+
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    """The hub's client without a network, over a cache of its own."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for module in ("huggingface_hub", "huggingface_hub._snapshot_download"):
+        monkeypatch.setattr(f"{module}.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def test_links_of_the_hub_cache_are_of_its_repository(folder, offline):
+    """Weights of modules count too: their links lead out of the snapshot as all others do."""
+    commit, checkpoint = "0123456789" * 4, folder / "checkpoint"
+    (checkpoint / "1_Dense").mkdir()
+    (checkpoint / "1_Dense" / "config.json").write_text('{"in_features": 2}')
+    (checkpoint / "1_Dense" / "model.safetensors").write_bytes(b"dense")
+    (checkpoint / "modules.json").write_text(json.dumps([{"path": ""}, {"path": "1_Dense"}]))
+    digest = f"sha256:{checkpoint_digest(checkpoint)}"
+    snapshot = cached(checkpoint, offline, commit)
+    text = EMBEDDER.replace("path:checkpoint", f"hub:example/tiny@{commit}")
+    found = find_checkpoint(read(folder, text))
+    assert found.digest == digest, "the same files, wherever they lie"
+    assert "1_Dense/model.safetensors" in found.files
+    assert find_checkpoint(read(folder, EMBEDDER.replace("path:checkpoint", f"path:{snapshot}")), pinned=False) == found
+    (snapshot / "vocab.txt").symlink_to(folder / "elsewhere")
+    (folder / "elsewhere").touch()
+    with pytest.raises(ModelError, match=r"vocab\.txt: is a link to .*elsewhere, outside"):
+        find_checkpoint(read(folder, text))
+
+
+def test_hub_snapshot_is_read_from_the_cache(folder, offline):
     """The real client finds a snapshot that is laid out as the cache has it, without a network."""
     commit = "0123456789" * 4
-    snapshot = tmp_path / "hub" / "models--example--tiny" / "snapshots" / commit
+    snapshot = offline / "models--example--tiny" / "snapshots" / commit
     snapshot.parent.mkdir(parents=True)
     (folder / "checkpoint").rename(snapshot)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     text = EMBEDDER.replace("path:checkpoint", f"hub:example/tiny@{commit}")
     checkpoint = find_checkpoint(read(folder, text))
     assert checkpoint.folder == snapshot

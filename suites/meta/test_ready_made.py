@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 import tokenizers
 from onnx import TensorProto, helper, numpy_helper
 
-from fixtures.export.ready_made import PADDED_TO, ReadyMadeError, map_inputs, map_outputs
+from fixtures.export.ready_made import PADDED_TO, ReadyMadeError, find, map_inputs, map_outputs
 from fixtures.scoring.tasks import TASKS
 from suites.meta.house import FEW, ROOT
 
@@ -421,6 +422,116 @@ def test_incomplete_or_ambiguous_exports_are_refused(shop, folder, fault):
     (failure,) = house.gate()["failures"]
     assert message in failure["message"]
     assert failure["check"] == "builds"
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A folder with a graph of one weight, whose data may lie outside its file, and a tokenizer."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text("{}")
+    (tmp_path / "outside.bin").write_bytes(np.ones(4, np.float32).tobytes())
+    return folder
+
+
+def external(location, name="weight"):
+    """Return a weight of four numbers whose data lies in a file."""
+    tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value=location)
+    return tensor
+
+
+def graph_with(place, tensor):
+    """Return a model that has a tensor at one of the places where a model may have tensors."""
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, [4])
+    constant = helper.make_node("Constant", [], ["y"], value=tensor)
+    node = helper.make_node("Constant", [], ["y"], value=numpy_helper.from_array(np.ones(4, np.float32)))
+    graph = helper.make_graph([constant if place == "attribute" else node], "graph", [], [output])
+    model = helper.make_model(graph)
+    match place:
+        case "weight":
+            model.graph.initializer.append(tensor)
+        case "sparse weight":
+            model.graph.sparse_initializer.add().values.CopyFrom(tensor)
+        case "weight of an inner graph":
+            inner = helper.make_graph([node], "inner", [], [output], [tensor])
+            model.graph.node.append(helper.make_node("If", ["c"], ["z"], then_branch=inner, else_branch=inner))
+        case "tensors of an attribute":
+            model.graph.node.append(helper.make_node("Custom", [], ["z"], domain="x", values=[tensor]))
+        case "function":
+            imports = [helper.make_opsetid("", 17)]
+            model.functions.append(helper.make_function("x", "F", [], ["y"], [constant], imports))
+        case "training":
+            model.training_info.add().algorithm.initializer.append(tensor)
+    return model
+
+
+PLACES = (
+    *("weight", "sparse weight", "attribute", "weight of an inner graph", "tensors of an attribute", "function"),
+    "training",
+)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_data_outside_the_folder_is_refused_wherever_a_model_has_tensors(tiny, place):
+    onnx.save(graph_with(place, external("../outside.bin")), tiny / "model.onnx")
+    with pytest.raises(ReadyMadeError, match=r"model\.onnx keeps weights in \.\./outside\.bin, outside its folder"):
+        find(tiny, None)
+    onnx.save(graph_with(place, external("inside.bin")), tiny / "model.onnx")
+    shutil.copyfile(tiny.parent / "outside.bin", tiny / "inside.bin")
+    assert find(tiny, None).graph["inside.bin"] == tiny / "inside.bin"
+
+
+@pytest.mark.parametrize(
+    ("location", "message"),
+    [
+        ("{outside}", "outside its folder: save it again"),
+        ("data/../../outside.bin", "outside its folder: save it again"),
+        ("..\\outside.bin", "outside its folder: save it again"),
+        ("C:\\outside.bin", "outside its folder: save it again"),
+        ("none.bin", "which is missing: copy it too"),
+        ("", "which is missing: copy it too"),
+        ("link.bin", "which is a link to {outside}, outside {folder}: put a copy of the file in place of the link"),
+        ("lost.bin", "which is a link to {folder}/nothing, which is missing"),
+        ("elsewhere/outside.bin", "which is a link to {outside}, outside"),
+        ("model.onnx", "which another file of an export is called"),
+        ("./model.onnx", "which another file of an export is called"),
+        ("tokenizer.json", "which another file of an export is called"),
+    ],
+)
+def test_data_that_is_not_beside_the_graph_is_refused(tiny, location, message):
+    """Another file than the one whose digest was taken would be judged."""
+    outside = tiny.parent / "outside.bin"
+    (tiny / "link.bin").symlink_to(outside)
+    (tiny / "lost.bin").symlink_to(tiny / "nothing")
+    (tiny / "elsewhere").symlink_to(tiny.parent)
+    onnx.save(graph_with("weight", external(location.format(outside=outside))), tiny / "other.onnx")
+    message = re.escape(message.format(outside=outside, folder=tiny))
+    with pytest.raises(ReadyMadeError, match=rf"other\.onnx keeps weights in .*, {message}"):
+        find(tiny, None)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json"])
+def test_link_out_of_a_folder_is_refused(tiny, name):
+    onnx.save(graph_with("weight", numpy_helper.from_array(np.ones(4, np.float32), "weight")), tiny / "model.onnx")
+    (tiny / name).rename(tiny.parent / name)
+    (tiny / name).symlink_to(tiny.parent / name)
+    with pytest.raises(ReadyMadeError, match=rf"{name} is a link to .*, outside"):
+        find(tiny, None)
+
+
+def test_links_of_the_hub_cache_are_of_their_repository(tiny):
+    snapshot, blobs = tiny.parent / "snapshots" / "0123", tiny.parent / "blobs"
+    (snapshot / "onnx").mkdir(parents=True)
+    blobs.mkdir()
+    onnx.save(graph_with("weight", external("model.onnx_data")), blobs / "graph")
+    (tiny.parent / "outside.bin").rename(blobs / "data")
+    (tiny / "tokenizer.json").rename(blobs / "tokenizer")
+    (snapshot / "onnx" / "model.onnx").symlink_to(blobs / "graph")
+    (snapshot / "onnx" / "model.onnx_data").symlink_to(blobs / "data")
+    (snapshot / "tokenizer.json").symlink_to(blobs / "tokenizer")
+    for path in (snapshot, snapshot / "onnx" / "model.onnx"):
+        assert find(path, None).graph.keys() == {"model.onnx", "model.onnx_data"}
 
 
 @pytest.mark.parametrize(
