@@ -46,6 +46,8 @@ def test_inputs_are_mapped(declared, fields, mapping):
         (["input_ids", "pixel_values"], FIELDS),
         (["a", "b", "c"], FIELDS[::2]),
         ([*FIELDS, "labels"], FIELDS),
+        (["input_ids", "attention_mask", "position_ids"], FIELDS),  # a decoder's graph beside BERT's tokenizer
+        (["input_ids", "attention_mask", "segment_ids"], [*FIELDS[:2], "position_ids"]),
     ],
 )
 def test_inputs_that_nothing_feeds_are_refused(declared, fields):
