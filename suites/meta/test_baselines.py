@@ -15,10 +15,9 @@ from safetensors.numpy import save_file
 from fixtures.arrays import Array
 from fixtures.baselines import files as baselines_files
 from fixtures.baselines import tolerances
+from fixtures.baselines.errors import ApprovalError, BaselineError
 from fixtures.baselines.files import (
     AnyFile,
-    ApprovalError,
-    BaselineError,
     ConformanceFile,
     Provenance,
     ReferenceFile,
@@ -42,6 +41,11 @@ PAIR = SCORES["plain"]
 
 def save(folder, scores=SCORES):
     folder.mkdir(exist_ok=True)
+    baselines_files.write_baseline(folder, stored_files(scores))
+
+
+def stored_files(scores):
+    """Return the files of a baseline with these scores, as an approval hands them over."""
     variants = {
         name: StoredVariant(PROVENANCE, "sha256:1", 9, {"min_cosine": 1.0}, (CELL,), speeds=(SPEED,)) for name in scores
     }
@@ -53,7 +57,7 @@ def save(folder, scores=SCORES):
         "avx2.json": (tier, scores),
         "conformance.json": (pins, TOKENS),
     }
-    baselines_files.write_baseline(folder, files)
+    return files
 
 
 def content(folder):
@@ -364,9 +368,9 @@ def test_scores_that_are_not_finite_are_not_read(tmp_path, monkeypatch):
         baselines_files.read_baseline(tmp_path, "avx2")
 
 
-@pytest.mark.parametrize("writes", range(6))
+@pytest.mark.parametrize("writes", range(7))
 def test_full_disk_leaves_the_old_baseline(tmp_path, monkeypatch, writes):
-    """The old baseline stays whole, whichever of the six files does not fit on the disk."""
+    """The old baseline stays whole, whichever of the six files, or the journal, does not fit on the disk."""
     save(tmp_path)
     before = content(tmp_path)
     remaining, real_fsync = [writes], os.fsync

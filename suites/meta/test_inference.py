@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from fixtures.arrays import Array
-from fixtures.baselines.files import CONFORMANCE, ApprovalError, ConformanceFile, Provenance, write_new_baseline
+from fixtures.baselines.errors import ApprovalError
+from fixtures.baselines.files import CONFORMANCE, ConformanceFile, Provenance, write_new_baseline
 from fixtures.export import seeded
 from fixtures.gate.command_line import ROOT, UsageError, parse
 from fixtures.gate.subject import read_model
@@ -319,7 +320,8 @@ def test_baseline_that_is_refused_leaves_nothing(tmp_path):
     with pytest.raises(OSError, match="mine"):
         write_new_baseline(folder, {CONFORMANCE: (pins, tokens)}, {"model.toml": b"other"})
     assert (folder / "model.toml").read_bytes() == b"task"
-    assert [file.name for file in tmp_path.iterdir()] == ["mine"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".approval", "mine"]
+    assert sorted(file.name for file in (tmp_path / ".approval").iterdir()) == [".gitignore", "lock"]
 
 
 # ------------------------------------------------------------------------------------- sessions
