@@ -283,7 +283,7 @@ def test_names_are_those_of_folders(tmp_path, monkeypatch, given, name, source):
         ({"checkpoint": None, "set": ["pooling=cls"]}, "--set: says nothing without --checkpoint"),
         ({"set": ["pooling"]}, "--set: 'pooling' is not of the form KEY=VALUE"),
         ({"set": ["a=1", "a=2"]}, "--set: a is given twice"),
-        ({"set": ["source=path:x"]}, "--set: source is what --checkpoint says"),
+        ({"set": ["source=path:x"]}, "--set: source: is what --checkpoint says"),
         ({"artifact": ["other:plain=/"]}, "--artifact: 'other' is none of mine"),
     ],
 )
@@ -340,20 +340,65 @@ def bare(tmp_path_factory):
     ("sets", "message"),
     [
         ([], "--checkpoint: pooling cannot be told: .*tiny has no modules.json: say --set pooling=mean or cls"),
-        (["pooling=median"], r"tiny/model.toml:5: pooling: 'median' is none of mean"),
-        (["pooling=mean", "polling=cls"], r"tiny/model.toml:7: polling: there is no such key"),
-        (["pooling=mean", "max_length=long"], r"tiny/model.toml:4: max_length: write a whole number"),
-        (["pooling=mean", "max_length=1024"], r"max_length: is 1024, and the checkpoint has only 128 positions"),
-        (["task=sorting"], "task: 'sorting' is none of embedding, rerank"),
+        (["pooling=median"], "--set: pooling: 'median' is none of mean"),
+        (["poolin=mean"], "--set: poolin: there is no such key: .*; did you mean pooling"),
+        (["pooling=mean", "max_length=long"], "--set: max_length: write a whole number"),
+        (["pooling=mean", "max_length=1024"], "--set: max_length: is 1024, and the checkpoint has only 128 positions"),
+        (["pooling=mean", "normalize=yes"], '--set: normalize: write true or false, and not "yes"'),
+        (["pooling=mean", "prompts=x"], '--set: prompts: write a table of keys, and not "x": --set prompts.KEY=VALUE'),
+        (["pooling=mean", "prompts=x", "prompts.query=y"], "--set: prompts.query: prompts is given a value"),
+        (["pooling=mean", "prompts.query=y", "prompts=x"], "--set: prompts: is given a value, and keys"),
+        (["pooling=mean", "prompts..query=y"], "--set: 'prompts..query' is no key"),
+        (["pooling=mean", "ceilings.O 2.x=1"], "--set: ceilings.O 2: the variants are plain"),
+        (["task=sorting"], "--set: task: 'sorting' is none of embedding, rerank"),
+        (["task=sentence-similarity"], "--set: task: .*; say --set task=embedding$"),
+        (["task=text-ranking"], "--set: task: .*: say --set task=rerank, which"),
         (
             ["pooling=mean", f"digest=sha256:{'0' * 64}"],
-            r"digest: the checkpoint in .*tiny has sha256:.*not the pinned",
+            r"--set: digest: the checkpoint in .*tiny has sha256:.*not the pinned",
         ),
     ],
 )
 def test_wrong_settings_get_the_checks_of_model_toml(house, bare, sets, message):
+    """The option is blamed, and nothing of what was refused stays in the report."""
     house.baselines.mkdir()
-    assert re.search(message, house.usage_error(checkpoint=str(bare), set=sets))
+    assert re.match(message, house.usage_error(checkpoint=str(bare), set=sets))
+    assert not list(house.report.iterdir())
+
+
+def test_advice_on_a_checkpoint_names_the_option(tmp_path, house):
+    """Its files say what is refused; the model.toml of which a message speaks is no file that a person wrote."""
+    house.baselines.mkdir()
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    seeded.make(
+        [], folder, {"architecture": "bert", "seed": 7, "auto_class": "AutoModelForSequenceClassification", "labels": 1}
+    )
+    error = house.usage_error(checkpoint=str(folder), set=["task=pair-classification"])
+    assert error.startswith("--set: task: a pair has several labels")
+    assert error.endswith(": say --set task=rerank")
+    two = tmp_path / "two"
+    two.mkdir()
+    seeded.make(
+        [], two, {"architecture": "bert", "seed": 7, "auto_class": "AutoModelForSequenceClassification", "labels": 2}
+    )
+    error = house.usage_error(checkpoint=str(two), set=["task=rerank"])
+    assert error.startswith("--checkpoint: positive: the checkpoint has two logits")
+    assert "as in --set positive=LABEL_1, and" in error
+    error = house.usage_error(checkpoint=str(folder), set=["variants=['O9']"])
+    assert error.startswith("--set: variants: 'O9' is none of plain")
+    assert "--variant: O4" in house.usage_error(checkpoint=str(folder), variant=["O4"], set=["variants=['O2']"])
+    assert not list(house.report.iterdir())
+
+
+def test_names_in_quotes_are_keys(tmp_path):
+    write(tmp_path, config=ENCODER)
+    sets = ["pooling=cls", 'ceilings."int8, restored".min_cosine=0.5']
+    options = {"checkpoint": str(tmp_path), "set": sets, "baselines": str(tmp_path), "report": str(tmp_path / "r")}
+    stated = parse(options.get, ci=False).stated
+    assert stated["ceilings.int8, restored.min_cosine"] == 0.5
+    lines = infer(tmp_path, TASKS, stated)
+    assert tomllib.loads(render(lines))["ceilings"] == {"int8, restored": {"min_cosine": 0.5}}
 
 
 def test_missing_package_is_a_usage_error(house):
