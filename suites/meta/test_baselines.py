@@ -281,7 +281,7 @@ def test_intervals_that_are_none_are_refused(tmp_path, key, interval):
     content = json.loads((tmp_path / "avx2.json").read_text())
     content["variants"]["O2"][key][0]["interval"] = interval
     (tmp_path / "avx2.json").write_text(json.dumps(content))
-    with pytest.raises(BaselineError, match=rf"avx2.json: variants\.O2\.{key}\[0\]\.interval: .* is no interval"):
+    with pytest.raises(BaselineError, match=rf"avx2.json: .*variants\.O2\.{key}\[0\]\.interval"):
         baselines_files.read_baseline(tmp_path, "avx2")
 
 
