@@ -216,8 +216,32 @@ def test_what_was_not_compared_is_not_a_pass(approved):
     assert approved.statuses() == {"plain": "unbaselined"}
     assert approved.gate()["verdict"] == "not judged"
     assert "NOT JUDGED: no failed checks, and no scores were judged: of 1 variants 1" in " ".join(done.text.split())
-    assert approved.run("-k", "nonsense", suite="suites/conformance").returncode == 5
-    assert approved.gate()["verdict"] == "fail"
+
+
+def test_nothing_that_is_selected_is_not_judged(approved):
+    done = approved.run("-k", "nonsense", suite="suites/conformance")
+    assert done.returncode == 5
+    assert approved.gate()["verdict"] == "not judged"
+    assert "NOT JUDGED: no failed checks" in done.stdout
+    assert "exit status 5: no test was selected" in done.stdout
+    assert "FAIL" not in done.stdout
+    done = approved.run("-k", "nonsense", "--approve")
+    assert done.returncode == 5
+    assert "NOT APPROVED: no test was selected" in done.stdout
+
+
+@pytest.mark.parametrize("wrong", ["suite", "store"])
+def test_usage_error_has_no_report(house, tmp_path, wrong):
+    """The models are read by then, and a table of them would look like a result."""
+    house.add("tiny", EMBEDDER)
+    (tmp_path / "file").touch()
+    options = ("--store", str(tmp_path / "file")) if wrong == "store" else ("suites/nowhere",)
+    done = house.run("--variant", "plain", *options)
+    assert done.returncode == 4, done.text
+    assert "ERROR: --store: " in done.text if wrong == "store" else "ERROR: file or directory not found" in done.text
+    assert "tiny (embedding)" not in done.stdout
+    assert "Traceback" not in done.text
+    assert not (house.report / "gate.json").exists()
 
 
 def test_scores_of_another_checkpoint_are_not_kept(approved):
