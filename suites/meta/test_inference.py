@@ -231,7 +231,7 @@ def test_what_is_set_comes_before_what_the_files_say(tmp_path):
 
 def test_values_of_set_are_toml_or_text(tmp_path):
     texts = ["max_length=64", "normalize=true", "pooling=mean", "prompts.query=query: ", 'variants=["O2"]', 'a="1"']
-    options = {"checkpoint": str(tmp_path), "set": texts, "baselines": str(tmp_path), "report": str(tmp_path / "r")}
+    options = {"checkpoint": [str(tmp_path)], "set": texts, "baselines": str(tmp_path), "report": str(tmp_path / "r")}
     assert parse(options.get, ci=False).stated == {
         **{"max_length": 64, "normalize": True, "pooling": "mean", "prompts.query": "query: "},
         **{"variants": ["O2"], "a": "1"},
@@ -257,7 +257,7 @@ def test_names_are_those_of_folders(tmp_path, monkeypatch, given, name, source):
     monkeypatch.chdir(tmp_path)
     Path(given.removeprefix("path:")).mkdir(parents=True)
     Path("baselines").mkdir()
-    options = {"checkpoint": given, "baselines": "baselines", "report": "report"}
+    options = {"checkpoint": [given], "baselines": "baselines", "report": "report"}
     parsed = parse(options.get, ci=False)
     assert parsed.folders == (Path("report", name),)
     assert parsed.checkpoint == source.replace("path:", f"path:{tmp_path}")
@@ -266,20 +266,21 @@ def test_names_are_those_of_folders(tmp_path, monkeypatch, given, name, source):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"checkpoint": ["mine", "mine"]}, "--checkpoint: is given twice"),
         ({"model": ["mine"]}, "--checkpoint: --model cannot be combined with it"),
         ({"candidate": ["mine=a"]}, "--checkpoint: --candidate cannot be combined"),
         ({"emulate": "arm64"}, "--checkpoint: --emulate cannot be combined"),
         ({"full_size": True}, "--checkpoint: --full-size cannot be combined"),
-        ({"checkpoint": "nowhere"}, "--checkpoint: there is no folder 'nowhere': name one, or package:"),
-        ({"checkpoint": ""}, "--checkpoint: there is no folder '': name one"),
-        ({"checkpoint": "path:nowhere"}, "--checkpoint: there is no folder 'nowhere'"),
-        ({"checkpoint": "seeded:bert@1"}, "--checkpoint: seeded:bert@1 has no files that could be read"),
-        ({"checkpoint": "hub:owner/name"}, "--checkpoint: hub: needs owner/name@ and the full 40-digit commit hash"),
+        ({"checkpoint": ["nowhere"]}, "--checkpoint: there is no folder 'nowhere': name one, or package:"),
+        ({"checkpoint": [""]}, "--checkpoint: there is no folder '': name one"),
+        ({"checkpoint": ["path:nowhere"]}, "--checkpoint: there is no folder 'nowhere'"),
+        ({"checkpoint": ["seeded:bert@1"]}, "--checkpoint: seeded:bert@1 has no files that could be read"),
+        ({"checkpoint": ["hub:owner/name"]}, "--checkpoint: hub: needs owner/name@ and the full 40-digit commit hash"),
         (
-            {"checkpoint": "approved"},
+            {"checkpoint": ["approved"]},
             "--checkpoint: baselines has a model approved already: .*--candidate approved=path:/",
         ),
-        ({"checkpoint": "mine/config.json"}, "mine/config.json is a file, and a checkpoint is a folder; --artifact"),
+        ({"checkpoint": ["mine/config.json"]}, "mine/config.json is a file, and a checkpoint is a folder; --artifact"),
         ({"checkpoint": None, "set": ["pooling=cls"]}, "--set: says nothing without --checkpoint"),
         ({"set": ["pooling"]}, "--set: 'pooling' is not of the form KEY=VALUE"),
         ({"set": ["a=1", "a=2"]}, "--set: a is given twice"),
@@ -292,7 +293,7 @@ def test_options_that_contradict_are_refused(tmp_path, monkeypatch, options, mes
     write(tmp_path, mine__config=ENCODER)
     for folder in ("approved", "baselines/approved"):
         Path(folder).mkdir(parents=True)
-    given = {"checkpoint": "mine", "baselines": "baselines", "report": "report"} | options
+    given = {"checkpoint": ["mine"], "baselines": "baselines", "report": "report"} | options
     with pytest.raises(UsageError, match=message):
         parse(given.get, ci=False)
 
@@ -300,7 +301,7 @@ def test_options_that_contradict_are_refused(tmp_path, monkeypatch, options, mes
 def test_approval_needs_baselines_that_can_be_written(tmp_path, monkeypatch):
     (tmp_path / "mine").mkdir()
     (tmp_path / "baselines").mkdir()
-    given = {name: str(tmp_path / name) for name in ("baselines", "report")} | {"checkpoint": str(tmp_path / "mine")}
+    given = {name: str(tmp_path / name) for name in ("baselines", "report")} | {"checkpoint": [str(tmp_path / "mine")]}
     monkeypatch.setattr("os.access", lambda folder, mode: Path(folder).name != "baselines")
     parse(given.get, ci=False)
     with pytest.raises(UsageError, match=r"--approve: .*baselines cannot be written"):
@@ -362,7 +363,7 @@ def bare(tmp_path_factory):
 def test_wrong_settings_get_the_checks_of_model_toml(house, bare, sets, message):
     """The option is blamed, and nothing of what was refused stays in the report."""
     house.baselines.mkdir()
-    assert re.match(message, house.usage_error(checkpoint=str(bare), set=sets))
+    assert re.match(message, house.usage_error(checkpoint=[str(bare)], set=sets))
     assert not list(house.report.iterdir())
 
 
@@ -374,7 +375,7 @@ def test_advice_on_a_checkpoint_names_the_option(tmp_path, house):
     seeded.make(
         [], folder, {"architecture": "bert", "seed": 7, "auto_class": "AutoModelForSequenceClassification", "labels": 1}
     )
-    error = house.usage_error(checkpoint=str(folder), set=["task=pair-classification"])
+    error = house.usage_error(checkpoint=[str(folder)], set=["task=pair-classification"])
     assert error.startswith("--set: task: a pair has several labels")
     assert error.endswith(": say --set task=rerank")
     two = tmp_path / "two"
@@ -382,19 +383,19 @@ def test_advice_on_a_checkpoint_names_the_option(tmp_path, house):
     seeded.make(
         [], two, {"architecture": "bert", "seed": 7, "auto_class": "AutoModelForSequenceClassification", "labels": 2}
     )
-    error = house.usage_error(checkpoint=str(two), set=["task=rerank"])
+    error = house.usage_error(checkpoint=[str(two)], set=["task=rerank"])
     assert error.startswith("--checkpoint: positive: the checkpoint has two logits")
     assert "as in --set positive=LABEL_1, and" in error
-    error = house.usage_error(checkpoint=str(folder), set=["variants=['O9']"])
+    error = house.usage_error(checkpoint=[str(folder)], set=["variants=['O9']"])
     assert error.startswith("--set: variants: 'O9' is none of plain")
-    assert "--variant: O4" in house.usage_error(checkpoint=str(folder), variant=["O4"], set=["variants=['O2']"])
+    assert "--variant: O4" in house.usage_error(checkpoint=[str(folder)], variant=["O4"], set=["variants=['O2']"])
     assert not list(house.report.iterdir())
 
 
 def test_names_in_quotes_are_keys(tmp_path):
     write(tmp_path, config=ENCODER)
     sets = ["pooling=cls", 'ceilings."int8, restored".min_cosine=0.5']
-    options = {"checkpoint": str(tmp_path), "set": sets, "baselines": str(tmp_path), "report": str(tmp_path / "r")}
+    options = {"checkpoint": [str(tmp_path)], "set": sets, "baselines": str(tmp_path), "report": str(tmp_path / "r")}
     stated = parse(options.get, ci=False).stated
     assert stated["ceilings.int8, restored.min_cosine"] == 0.5
     lines = infer(tmp_path, TASKS, stated)
@@ -403,7 +404,9 @@ def test_names_in_quotes_are_keys(tmp_path):
 
 def test_missing_package_is_a_usage_error(house):
     house.baselines.mkdir()
-    assert "is not installed: pip install no-such-package" in house.usage_error(checkpoint="package:no_such_package/m")
+    assert "is not installed: pip install no-such-package" in house.usage_error(
+        checkpoint=["package:no_such_package/m"]
+    )
 
 
 def test_checkpoint_is_judged_shown_and_approved(house, bare):
@@ -414,9 +417,14 @@ def test_checkpoint_is_judged_shown_and_approved(house, bare):
     run = house.run(*options, "--set", "ceilings.fp32.max_abs_error=0", "--approve")
     assert run.returncode == 1
     assert "NOT APPROVED tiny" in run.stdout
+    assert "model.toml: " not in run.stdout.partition("NOT APPROVED")[2], "approval was refused"
     assert f"--checkpoint=path:{bare}" in run.stdout
     assert "--set=ceilings.fp32.max_abs_error=0" in run.stdout
     assert not folder.exists()
+
+    run = house.run(*options, "-k", "nothing")
+    assert run.returncode == 5, run.text
+    assert "--approve writes it" not in run.stdout, "that would be refused"
 
     run = house.run(*options)
     assert run.returncode == 0, run.text
@@ -443,10 +451,17 @@ def test_checkpoint_is_judged_shown_and_approved(house, bare):
     run = house.run(*options, "--approve")
     assert run.returncode == 0, run.text
     assert f"approved tiny: {folder / 'model.toml'} is new" in run.stdout
-    assert "tiny already" in house.usage_error(checkpoint=str(bare))
+    assert f"{model_toml}: " not in run.stdout.rpartition("== exportgate ==")[2]
+    assert "tiny already" in house.usage_error(checkpoint=[str(bare)])
     run = house.run("--model", "tiny", "--require-all", "--variant", "plain")
     assert run.returncode == 0, run.text
     assert house.statuses() == {"plain": "pass"}
+
+
+def test_merging_judges_no_checkpoint(house, bare):
+    run = house.run("--checkpoint", str(bare), "--merge", "gate.json")
+    assert run.returncode == 4
+    assert "ERROR: --checkpoint: --merge cannot be combined with it" in run.stderr
 
 
 @pytest.mark.parametrize("approving", [False, True])
