@@ -124,7 +124,8 @@ def test_prompts_are_those_of_encode_query_and_encode_document(tmp_path, config,
             modules("Pooling") | {"1_Pooling/config.json": {"pooling_mode_median_tokens": True}},
             "pooling_mode_median_tokens: is no pooling that is known here",
         ),
-        (modules("Pooling", "Dense") | POOLED_MEAN, "2_Dense holds no weights"),
+        (modules("Pooling", "Dense") | POOLED_MEAN, "2_Dense is missing, and modules.json names it: the checkpoint is"),
+        (modules("Pooling", "Dense") | POOLED_MEAN | {"2_Dense/config.json": DENSE}, "2_Dense holds no weights"),
         (
             modules("Pooling", "Dense")
             | POOLED_MEAN
