@@ -59,7 +59,7 @@ def write(folder, files):
 
 
 def write_weights(file, value=1.0):
-    save_file({"linear.weight": np.full((2, 2), value, np.float32)}, file)
+    save_file({"linear.weight": np.full((96, 2), value, np.float32)}, file)
 
 
 @pytest.fixture
@@ -75,9 +75,9 @@ def folder(tmp_path):
 
 def case_of(folder, variant="plain", sets=(), side="right", graph="sha256:4"):
     """Return a variant of a checkpoint as if it were built: its tokenizer's side, and the digest of its graph."""
-    options = {"checkpoint": str(folder), "set": [f"{key}={value}" for key, value in sets]}
-    options |= {name: str(folder.parent / name) for name in ("baselines", "report", "store")}
-    gate = Gate(make_context(parse(options.get, ci=False)))
+    options = {"checkpoint": [str(folder)], "set": [f"{key}={value}" for key, value in sets]}
+    folders = {name: str(folder.parent / name) for name in ("baselines", "report", "store")}
+    gate = Gate(make_context(parse((folders | options).get, ci=False)))
     case = gate.case(gate.load()[0], variant)
     tokenizer = SimpleNamespace(facts=SimpleNamespace(tokenizer=SimpleNamespace(truncation_side=side)))
     vars(case).update(encoded=tokenizer, artifact=Artifact("key", folder, "sha256:5", 6, (), graph))

@@ -79,7 +79,9 @@ def test_file_that_is_no_model_toml_is_refused(house, content):
 @pytest.mark.parametrize("path", ["~nosuchuser/folder", "x" * 5000, "a\0b"], ids=["nobody's", "long", "NUL"])
 def test_option_that_is_no_path_is_refused_by_name(house, option, path):
     house.add("tiny", EMBEDDER)
-    assert refusal(house, **{option: path}).startswith(f"--{option}: ")
+    message = refusal(house, **{option: [path] if option == "checkpoint" else path})
+    assert message.startswith(f"--{option}: ")
+    assert "twice" not in message
 
 
 @pytest.mark.parametrize("path", ["~nosuchuser/folder", "x" * 5000, "a\0b"], ids=["nobody's", "long", "NUL"])
@@ -129,7 +131,7 @@ def test_file_of_a_checkpoint_that_is_not_what_it_should_be_is_refused(house, de
         shutil.rmtree(tmp_path / "copy", ignore_errors=True)
         shutil.copytree(dense, tmp_path / "copy")
         (tmp_path / "copy" / name).write_bytes(content)
-        if message := refusal(house, checkpoint=str(tmp_path / "copy")):
+        if message := refusal(house, checkpoint=[str(tmp_path / "copy")]):
             refused.append(name)
             assert name.name in message, f"{name}: {message}"
     assert {"config.json", "modules.json"} <= {name.name for name in refused}
@@ -166,7 +168,7 @@ def test_module_that_does_not_fit_is_refused_before_anything_is_built(house, den
     folder = shutil.copytree(dense, tmp_path / "copy")
     (module, *_) = sorted(folder.glob("*_Dense"))
     change(module / name)
-    refused = refusal(house, checkpoint=str(folder))
+    refused = refusal(house, checkpoint=[str(folder)])
     assert str(module / name) in refused
     assert message in refused
 
@@ -175,8 +177,8 @@ def test_more_dimensions_than_there_are_is_refused(house, dense):
     """They would not be cut, and yet stand in the fingerprint."""
     house.baselines.mkdir()
     width = json.loads(sorted(dense.glob("*_Dense/config.json"))[-1].read_text())["out_features"]
-    assert refusal(house, checkpoint=str(dense), **{"set": [f"dimensions={width}"]}) == ""
-    message = refusal(house, checkpoint=str(dense), **{"set": [f"dimensions={width + 1}"]})
+    assert refusal(house, checkpoint=[str(dense)], **{"set": [f"dimensions={width}"]}) == ""
+    message = refusal(house, checkpoint=[str(dense)], **{"set": [f"dimensions={width + 1}"]})
     assert f"dimensions: is {width + 1}, and an embedding of this checkpoint has {width} numbers" in message
 
 
@@ -185,5 +187,5 @@ def test_other_number_of_labels_than_the_checkpoint_has_is_refused(house, tmp_pa
     house.baselines.mkdir()
     keys = {"architecture": "bert", "seed": 7, "auto_class": "AutoModelForSequenceClassification", "labels": 3}
     seeded.make([], tmp_path, keys)
-    message = refusal(house, checkpoint=str(tmp_path), **{"set": [f"labels={labels}"]})
+    message = refusal(house, checkpoint=[str(tmp_path)], **{"set": [f"labels={labels}"]})
     assert f"labels: is {labels}, and this checkpoint has 3: LABEL_0, LABEL_1, LABEL_2" in message

@@ -404,5 +404,5 @@ def test_lowercase_of_a_folder_is_no_difference_of_its_tokenizers(house, tmp_pat
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     write(tmp_path, {"tokenizer_config.json": config | {"do_lower_case": False}} | modules("Pooling") | POOLED_MEAN)
     write(tmp_path, {"sentence_bert_config.json": {"max_seq_length": 64, "do_lower_case": True}})
-    gate = house.start(checkpoint=str(tmp_path), variant=["plain"])
+    gate = house.start(checkpoint=[str(tmp_path)], variant=["plain"])
     assert "in the fast tokenizer alone" in gate.load()[0].encoded.facts.slow_differences
