@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -29,6 +30,15 @@ VARIANTS = (
 FEW = ("--variant", "plain", "--variant", "quantized")
 IMPORT_TIME = "import time:"
 """What begins each line of `python -X importtime`."""
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment of a run: without what tells of the run that these tests are."""
+    return {key: value for key, value in os.environ.items() if key != "CI" and not key.startswith("PYTEST_")}
+
+
+def _heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @dataclass(frozen=True)
@@ -89,9 +99,7 @@ class House:
             ci: the value of the variable CI; None where it is not set.
             trace_imports: note what is imported; pytest captures nothing then, since it would swallow the notes.
         """
-        environment = {key: value for key, value in os.environ.items() if key != "CI" and not key.startswith("PYTEST_")}
-        if ci is not None:
-            environment["CI"] = ci
+        environment = _environment() | ({} if ci is None else {"CI": ci})
         command = self.command(*options, suite=suite)
         if trace_imports:
             command[1:1] = ["-X", "importtime"]
@@ -103,6 +111,17 @@ class House:
         imported = frozenset(line.rpartition("|")[2].strip() for line in lines if IMPORT_TIME in line)
         errors = "\n".join(line for line in lines if IMPORT_TIME not in line)
         return Run(process.returncode, process.stdout, errors, imported)
+
+    def begin(self, *options: str, interruptible: bool = False) -> subprocess.Popen[str]:
+        """Start a run in a process of its own, as `run` does, and return it while it runs; all output is one stream.
+
+        Args:
+            interruptible: let SIGINT end it; processes of pytest-xdist ignore that, and so does what they start.
+        """
+        return subprocess.Popen(
+            self.command(*options), cwd=ROOT, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, preexec_fn=_heed_interrupts if interruptible else None,
+        )  # fmt: skip
 
     def usage_error(self, **options: object) -> str:
         """Start a session in this process that ends in a usage error, and return its message.

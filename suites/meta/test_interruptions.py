@@ -2,20 +2,18 @@
 
 import os
 import signal
-import subprocess
 import time
 
 import pytest
 
-from suites.meta.house import EMBEDDER, LOOSE, ROOT, House
+from suites.meta.house import EMBEDDER, LOOSE, House
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_ends_a_run_with_its_report(tmp_path, number):
     house = House(tmp_path, tmp_path / "store")
     house.add("tiny", EMBEDDER + LOOSE)
-    command = house.command("--variant", "plain")
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = house.begin("--variant", "plain", interruptible=number == signal.SIGINT)
     deadline = time.monotonic() + 60
     while not list(house.store.glob("artifacts/*")) and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -375,11 +375,7 @@ def test_sessions_that_approve_at_once_leave_one_whole_baseline(shop, tmp_path):
     house = House(tmp_path, original.store)
     model = house.add("bert", "")
     (model / "model.toml").write_bytes((original.baselines / "bert" / "model.toml").read_bytes())
-    command = house.command(*FEW, "--approve")
-    both = [
-        subprocess.Popen([*command, "--report", str(tmp_path / name)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-        for name in "ab"
-    ]
+    both = [house.begin(*FEW, "--approve", "--report", str(tmp_path / name)) for name in "ab"]
     outputs = [process.communicate()[0] for process in both]
     codes = [process.returncode for process in both]
     assert 0 in codes, outputs
