@@ -254,6 +254,8 @@ def test_option_runs_no_test_and_ends_as_the_worst_machine_did(folders, tmp_path
     assert json.loads((tmp_path / "all" / "fleet.json").read_text())["verdict"] == "not judged"
     refused = subprocess.run([*command, *options, tmp_path / "none"], cwd=ROOT, capture_output=True, text=True)
     assert (refused.returncode, "--merge: " in refused.stderr) == (4, True)
+    refused = subprocess.run([*command, *options, "~nosuchuser/gate"], cwd=ROOT, capture_output=True, text=True)
+    assert (refused.returncode, "--merge: '~nosuchuser/gate' is no path" in refused.stderr) == (4, True)
     (tmp_path / "file").touch()
     options = ["--report", str(tmp_path / "file"), "--merge"]
     refused = subprocess.run([*command, *options, *folders], cwd=ROOT, capture_output=True, text=True)

@@ -32,6 +32,7 @@ from fixtures.models.files import MODULES_FILE
 from fixtures.models.sentence_transformers import RENAMED_MODES
 from fixtures.models.settings import Settings
 from fixtures.runtimes import hardware
+from suites.sentence_transformers.compare import task_of
 from suites.sentence_transformers.kinds import FOLDERS, KIND, KINDS, MIDDLE, OLD, PLAIN, SAVED, Kind
 
 DOCUMENT = ROOT / "docs" / "first-look.md"
@@ -130,9 +131,8 @@ class Looker:
         """Judge a folder as it is, and its plain export with a fault."""
         stated = stated_of(kind, folder)
         longer = ["ceilings.O3.max_abs_error=0.02"] if "mean_sqrt_len_tokens" in kind.pooling else []
-        task = next((said.partition("=")[2] for said in stated if said.startswith("task=")), "")
         started = time.monotonic()
-        gate = self.run(folder, "sound", *_options([*stated, *longer, *loose(task or _task_of(kind))]))
+        gate = self.run(folder, "sound", *_options([*stated, *longer, *loose(task_of(kind))]))
         seconds = time.monotonic() - started
         (model,) = gate["models"]
         passed = [row["variant"] for row in model["variants"] if row["status"] in ("pass", "unbaselined")]
@@ -184,12 +184,6 @@ def stated_of(kind: Kind, folder: Path) -> tuple[str, ...]:
 def loose(task: str) -> list[str]:
     """Return what --set says of the ceilings of int8."""
     return [f"ceilings.int8.{metric}={value}" for metric, value in LOOSE[task].items()]
-
-
-def _task_of(kind: Kind) -> str:
-    if not kind.is_cross_encoder:
-        return "embedding"
-    return "rerank" if kind.labels == 1 else "pair-classification"
 
 
 def _options(stated: Sequence[str]) -> list[str]:
