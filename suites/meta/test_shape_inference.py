@@ -1,0 +1,85 @@
+"""Shape inference without weights: what the optimizer and the quantizers make is what they make with them."""
+
+from contextlib import nullcontext
+
+import onnx
+import pytest
+from onnx import TensorProto
+
+from fixtures.build.store import Store
+from fixtures.export import onnx_export, quantize, recipes, shape_inference
+from fixtures.export.variants import VARIANT
+from fixtures.models.checkpoints import Checkpoint
+from fixtures.runtimes import hardware
+
+MACHINE = hardware.detect()
+INT8 = {**vars(MACHINE.int8)}
+
+
+@pytest.fixture(scope="module", params=["bert", "t5", "qwen3", "deberta_v2"])
+def plain(request, shared_store):
+    """The folder of a plain export."""
+    store = Store(shared_store)
+    root = recipes.prepare("tiny", Checkpoint(None, None, "sha256:" + "0" * 64), f"seeded:{request.param}@7")
+    return store.run(recipes.plan("tiny", VARIANT["plain"], root, "feature-extraction", MACHINE)).folder
+
+
+def made(function, source, output, parameters):
+    """Return the graph that a step makes, or the type of its error."""
+    output.mkdir()
+    try:
+        function([source], output, parameters)
+    except NotImplementedError as error:
+        return type(error)
+    model = onnx.load(output / "model.onnx")
+    constants = [attribute.t for node in model.graph.node for attribute in node.attribute if attribute.HasField("t")]
+    for tensor in [*model.graph.initializer, *constants]:
+        tensor.ClearField("data_location")  # of those that were written to a file of their own and read again
+    return model
+
+
+@pytest.mark.parametrize(
+    ("function", "parameters"),
+    [
+        (onnx_export.optimize, {"level": "O1", "raw_mask": False}),
+        (onnx_export.optimize, {"level": "O2", "raw_mask": True}),
+        (onnx_export.optimize, {"level": "O4", "raw_mask": False, "for_gpu": False}),
+        (quantize.quantize, INT8),
+        (quantize.quantize_fused, INT8),
+    ],
+    ids=["O1", "O2", "O4", "quantize", "quantize-fused"],
+)
+def test_graphs_are_those_of_the_libraries_themselves(plain, tmp_path, monkeypatch, function, parameters):
+    light = made(function, plain, tmp_path / "light", parameters)
+    for module in (onnx_export, quantize):
+        monkeypatch.setattr(module, "without_weights", nullcontext)
+    assert light == made(function, plain, tmp_path / "libraries", parameters)
+
+
+def test_structure_has_the_shapes_of_weights_and_the_values_of_what_is_none(plain):
+    model = onnx.load(plain / "model.onnx")
+    structure = shape_inference.structure_of(model)
+    assert list(structure.graph.node) == list(model.graph.node)
+    for tensor, original in zip(structure.graph.initializer, model.graph.initializer, strict=True):
+        assert (tensor.name, tensor.dims, tensor.data_type) == (original.name, original.dims, original.data_type)
+        is_weight = original.data_type == TensorProto.FLOAT and len(original.raw_data) > 4 * 1024
+        assert (tensor == original) is not is_weight
+        assert not (is_weight and tensor.raw_data)
+
+
+@pytest.mark.parametrize(
+    ("function", "parameters", "calls"),
+    [(onnx_export.optimize, {"level": "O2", "raw_mask": False}, 4), (quantize.quantize, INT8, 2)],
+    ids=["optimize", "quantize"],
+)
+def test_libraries_infer_shapes_of_structures_alone(tmp_path, monkeypatch, shared_store, function, parameters, calls):
+    """A release that infers shapes by another way would copy the weights again, and nobody would notice."""
+    root = recipes.prepare("tiny", Checkpoint(None, None, "sha256:" + "0" * 64), "seeded:bert@7")
+    plan = recipes.plan("tiny", VARIANT["plain"], root, "feature-extraction", MACHINE)
+    structures = []
+    original = shape_inference.structure_of
+    monkeypatch.setattr(
+        shape_inference, "structure_of", lambda model: structures.append(original(model)) or structures[-1]
+    )
+    made(function, Store(shared_store).run(plan).folder, tmp_path / "made", parameters)
+    assert len(structures) == calls
