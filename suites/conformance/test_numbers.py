@@ -75,7 +75,7 @@ def test_sixteen_bits_are_computed_in(case: Case, in_fp32: Case, finding: NoteFi
 def extreme_feeds(plain: Case) -> dict[str, Feeds]:
     """Return the inputs of extreme embeddings by name."""
     vocabulary_size = tokenizers.Tokenizer.from_file(str(plain.tokenizer)).get_vocab_size()
-    order = tokens_by_norm(plain.graph, plain.encoded, vocabulary_size)
+    order = tokens_by_norm(plain.graph, plain.encoded, vocabulary_size, plain.file.parent)
     if order is None:
         inapplicable("no table of embeddings is read at the token ids")
     return {name: stress.extreme_input(name, plain.subject.long, order) for name in EXTREME_INPUTS}

@@ -20,7 +20,7 @@ def test_quantization_is_that_of_the_recipe(
     case: Case, onnx_model: onnx.ModelProto, operators: dict[str, int], gate: Gate, finding: NoteFinding
 ) -> None:
     """Weight type, scales per channel and range are the tier's; nothing is quantized where nothing should be."""
-    weights, int8 = quantized_weights(onnx_model), gate.machine.int8
+    weights, int8 = quantized_weights(onnx_model, case.file.parent), gate.machine.int8
     if not any(link[0].startswith("quantize") for link in case.variant.recipe):
         assert not weights, f"{case}: {weights[0].layer} is quantized, and the recipe does not say so"
         return
@@ -62,8 +62,9 @@ def test_weights_survive_quantization(case: Case, onnx_model: onnx.ModelProto, f
         inapplicable(
             "the graph that was quantized did not come with it; its weights are compared with the checkpoint's"
         )
-    original = onnx.load(case.context.artifact(case.step.input_steps[0]).folder / case.file.name)
-    errors = quantization.round_trip(original, onnx_model)
+    file = case.context.artifact(case.step.input_steps[0]).folder / case.file.name
+    original = onnx.load(file, load_external_data=False)
+    errors = quantization.round_trip(original, onnx_model, file.parent, case.file.parent)
     lost = [error.layer for error in errors if error.steps is None]
     assert not lost, f"{case}: {', '.join(lost)}: no such weight in the graph that was quantized"
     steps = {error.layer: error.steps for error in errors if error.steps is not None}

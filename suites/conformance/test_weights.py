@@ -22,7 +22,7 @@ def test_weights_are_the_checkpoints(
         tensors = read_tensors(weights_folder)
     except WeightsUnreadable as error:
         unsupported(case.context, str(error))
-    compared = weights.compare(tensors, onnx_model)
+    compared = weights.compare(tensors, onnx_model, case.file.parent)
     finding(str(compared))
     if not compared:
         first, *further = compared.differences

@@ -16,7 +16,7 @@ from fixtures.build.remote import SECRET, Remote, Unreachable
 from fixtures.build.step import Step, step_function
 from fixtures.build.store import Event, Store, StoreError
 from fixtures.build.worker import Built
-from fixtures.build.workers import build_all
+from fixtures.build.workers import Limits, build_all
 from suites.meta.house import EMBEDDER, FEW, LOOSE, House
 
 KEY, OTHER = "0" * 32, "1" * 32
@@ -210,7 +210,7 @@ def test_notice_of_a_worker_process_is_told_with_the_step(bucket, tmp_path):
     first.run(step)
     objects(bucket).write_bytes(b"no archive")
     steps_built: list[Built] = []
-    assert build_all(Store(tmp_path / "there", url), [step], 1, steps_built.append) == {}
+    assert build_all(Store(tmp_path / "there", url), {step: 0}, Limits(1, 2**33), steps_built.append) == {}
     (built,) = steps_built
     (notice,) = built.notices
     assert (built.label, notice.event, notice.url, notice.key) == ("a model", Event.REFUSED, url, first.key(step))

@@ -16,7 +16,6 @@ from fixtures.build import store as stores
 from fixtures.build.manifest import Damaged, key_of, write_manifest
 from fixtures.build.step import Step, step_function
 from fixtures.build.store import Location, StepFailed, Store, StoreError
-from fixtures.build.workers import workers_for
 from fixtures.models.checkpoints import Checkpoint
 
 KEY = "0" * 32
@@ -273,11 +272,3 @@ def test_key_is_of_the_document_and_not_of_its_order():
     assert key_of({"a": 1, "b": [2]}) == key_of({"b": [2], "a": 1})
     assert key_of({"a": 1}) != key_of({"a": 2})
     assert len(key_of({})) == 32
-
-
-@pytest.mark.parametrize(
-    ("threads", "memory", "checkpoint", "workers"),
-    [(2, 24e9, 90e6, 2), (16, 24e9, 90e6, 15), (16, 24e9, 2.3e9, 1), (4, 1e8, 1e6, 1)],
-)
-def test_workers_fit_cores_and_memory(threads, memory, checkpoint, workers):
-    assert workers_for(threads, int(memory), int(checkpoint)) == workers

@@ -285,7 +285,7 @@ def minilm(tmp_path_factory, shared_store):
     options = {"model": ["minilm-l6"], "store": str(shared_store), "report": report}
     gate = Gate(make_context(parse(options.get, ci=False)))
     (subject,) = gate.load()
-    gate.context.build([subject.plan.tokens, subject.plan.reference], 0, print)
+    gate.context.build({subject.plan.tokens: 0, subject.plan.reference: 0}, print)
     return updates.Model(subject, gate.machine.threads)
 
 

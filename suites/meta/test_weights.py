@@ -10,6 +10,7 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -581,7 +582,7 @@ def test_tensor_beside_its_storage_is_not_read(tmp_path, shape):
 def test_check_names_model_variant_and_tensor_first(folders, load, checkpoint, other_checkpoint):
     findings: list[str] = []
     model = load(PLAIN)
-    case = stand_in(Case, subject=stand_in(Subject, name="tiny"), variant=VARIANT[PLAIN])
+    case = stand_in(Case, subject=stand_in(Subject, name="tiny"), variant=VARIANT[PLAIN], file=Path("model.onnx"))
     test_weights.test_weights_are_the_checkpoints(case, model, folders["checkpoint"], findings.append)
     assert findings[0].startswith(
         "37 of 37 tensors, 100.00% of their elements, are the checkpoint's; not in the graph: po"

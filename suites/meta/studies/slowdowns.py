@@ -45,7 +45,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fixtures.build.store import Store
-from fixtures.build.workers import build_all
+from fixtures.build.workers import Limits, build_all
 from fixtures.export import recipes
 from fixtures.export.variants import VARIANT
 from fixtures.gate.command_line import ROOT
@@ -147,7 +147,7 @@ def files_of(folder: Path, anchor: str) -> tuple[list[Path], EncodedLongText]:
         for name in dict.fromkeys(("plain", MEASURED[anchor]))
     ]
     tokens = plan_tokens(model, checkpoint)
-    build_all(store, [*plans, tokens], 1, print)
+    build_all(store, dict.fromkeys([*plans, tokens], 0), Limits(1, 2**33), print)
     files = [store.run(plan).folder / MODEL_FILE for plan in plans]
     return files, EncodedLongText.load(store.run(tokens).folder / LONG_FILE)
 

@@ -147,7 +147,8 @@ def main() -> None:
     given = {"report": str(ROOT / "build" / "updates"), "store": options.store}
     context = make_context(parse(given.get, ci=False))
     subjects = Gate(context).load()
-    context.build([step for subject in subjects for step in (subject.plan.tokens, subject.plan.reference)], 0, print)
+    steps = [step for subject in subjects for step in (subject.plan.tokens, subject.plan.reference)]
+    context.build(dict.fromkeys(steps, 0), print)
     models = {subject.name: Model(subject, context.machine.threads) for subject in subjects}
     base = models["minilm-l6"].weights
     for name in options.model.split(","):

@@ -23,7 +23,7 @@ from fixtures.baselines.tolerances import TOLERANCES
 from fixtures.build.manifest import MANIFEST
 from fixtures.build.step import Step
 from fixtures.build.store import Store
-from fixtures.build.workers import build_all
+from fixtures.build.workers import Limits, build_all
 from fixtures.export import recipes, seeded
 from fixtures.export.pooled_export import head_parameters
 from fixtures.export.variants import DEFAULT_VARIANTS, VARIANT
@@ -312,7 +312,8 @@ class DetectionStudy:
                 steps[name, variant] = recipes.plan(
                     name, VARIANT[variant], root, task.export_task, self.machine, head=head
                 )
-        failed = build_all(store, [*steps.values(), *roots.values()], self.machine.threads, lambda _: None)
+        limits = Limits(self.machine.threads, self.machine.memory_bytes)
+        failed = build_all(store, dict.fromkeys([*steps.values(), *roots.values()], 0), limits, lambda _: None)
         assert not failed, failed
         for (name, variant), step in steps.items():
             folder = self.folder / "sound" / name / variant
