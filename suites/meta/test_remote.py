@@ -210,7 +210,10 @@ def test_notice_of_a_worker_process_is_told_with_the_step(bucket, tmp_path):
     first.run(step)
     objects(bucket).write_bytes(b"no archive")
     steps_built: list[Built] = []
-    assert build_all(Store(tmp_path / "there", url), {step: 0}, Limits(1, 2**33), steps_built.append) == {}
+    assert (
+        build_all(Store(tmp_path / "there", url), {step: 0}, Limits(1, 2**33), lambda step, _: steps_built.append(step))
+        == {}
+    )
     (built,) = steps_built
     (notice,) = built.notices
     assert (built.label, notice.event, notice.url, notice.key) == ("a model", Event.REFUSED, url, first.key(step))

@@ -78,8 +78,11 @@ def test_libraries_infer_shapes_of_structures_alone(tmp_path, monkeypatch, share
     plan = recipes.plan("tiny", VARIANT["plain"], root, "feature-extraction", MACHINE)
     structures = []
     original = shape_inference.structure_of
-    monkeypatch.setattr(
-        shape_inference, "structure_of", lambda model: structures.append(original(model)) or structures[-1]
-    )
+
+    def noted(model):
+        structures.append(original(model))
+        return structures[-1]
+
+    monkeypatch.setattr(shape_inference, "structure_of", noted)
     made(function, Store(shared_store).run(plan).folder, tmp_path / "made", parameters)
     assert len(structures) == calls

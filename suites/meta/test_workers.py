@@ -46,7 +46,7 @@ def store(tmp_path):
 def build(store, *steps, count=2):
     """Build steps; return the failures by label, and the labels of the steps that were built."""
     built: list[Built] = []
-    failed = build_all(store, dict.fromkeys(steps, 0), Limits(count, 2**33), built.append)
+    failed = build_all(store, dict.fromkeys(steps, 0), Limits(count, 2**33), lambda step, _: built.append(step))
     labels = {key_of(needed.document): needed.label for step in steps for needed in step.lineage()}
     return {labels[name]: error for name, error in failed.items()}, [entry.label for entry in built]
 

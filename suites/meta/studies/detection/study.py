@@ -313,7 +313,7 @@ class DetectionStudy:
                     name, VARIANT[variant], root, task.export_task, self.machine, head=head
                 )
         limits = Limits(self.machine.threads, self.machine.memory_bytes)
-        failed = build_all(store, dict.fromkeys([*steps.values(), *roots.values()], 0), limits, lambda _: None)
+        failed = build_all(store, dict.fromkeys([*steps.values(), *roots.values()], 0), limits, lambda *_: None)
         assert not failed, failed
         for (name, variant), step in steps.items():
             folder = self.folder / "sound" / name / variant
