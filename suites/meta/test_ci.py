@@ -18,6 +18,7 @@ ACTION = ".github/actions/gate/action.yml"
 WORKFLOW = ".github/workflows/exportgate.yml"
 PRE_MERGE = ".github/workflows/pre-merge.yml"
 PROJECT = ".github/workflows/project.yml"
+SHARDED = ".github/workflows/sharded.yml"
 GITLAB = ".gitlab/exportgate.yml"
 SHELLS = {"bash": ("bash", "--noprofile", "--norc", "-eo", "pipefail"), "python": (sys.executable,)}
 OPTIONS = "\n".join(("suites/accuracy", "-p", "no:cacheprovider", *FEW))
@@ -251,7 +252,7 @@ def test_gitlab_job_takes_the_commit_that_it_is_told(place, tmp_path):
     assert head.stdout == commits[0]
 
 
-@pytest.mark.parametrize("name", [ACTION, WORKFLOW, PRE_MERGE, PROJECT])
+@pytest.mark.parametrize("name", [ACTION, WORKFLOW, PRE_MERGE, PROJECT, SHARDED])
 def test_no_command_has_an_expression(name):
     """What an expression stands for would become a part of the command; through `env:` it is a value."""
     content = read(name)
@@ -269,6 +270,50 @@ def test_caller_gives_what_is_taken():
         assert {name for name, row in declared.items() if row.get("required") == "true"} <= arguments.keys()
     assert set(re.findall(r"inputs\.([\w-]+)", (ROOT / WORKFLOW).read_text())) == inputs.keys()
     assert set(re.findall(r"inputs\.([\w-]+)", (ROOT / ACTION).read_text())) == action.keys()
+
+
+def gate_step(job):
+    """Return the arguments of the composite action in a job of a workflow."""
+    (used,) = [step["with"] for step in job["steps"] if step["uses"].endswith("actions/gate")]
+    return used
+
+
+def test_sharded_workflow_has_every_shard_once():
+    jobs, declared = read(SHARDED)["jobs"], read(ACTION)["inputs"]
+    shards = jobs["shard"]["strategy"]["matrix"]["shard"]
+    assert shards == [f"{number}/{len(shards)}" for number in range(1, len(shards) + 1)]
+    for job in jobs.values():
+        assert gate_step(job).keys() <= declared.keys()
+    (download,) = [step["with"] for step in jobs["merge"]["steps"] if "download-artifact" in step["uses"]]
+    assert gate_step(jobs["shard"])["report-name"] == download["pattern"].replace("*", "${{ strategy.job-index }}")
+    assert not gate_step(jobs["merge"])["report-name"].startswith(download["pattern"].rstrip("*"))
+    assert jobs["merge"]["if"] == "${{ !cancelled() }}", "a shard that is lost makes it red"
+
+
+def test_sharded_workflow_makes_one_report(place):
+    """Of two shards, the second of which has no model; then of one alone."""
+    jobs = read(SHARDED)["jobs"]
+    for number in (1, 2):
+        options = gate_step(jobs["shard"])["options"].replace("${{ matrix.shard }}", f"{number}/2")
+        steps = Steps(place, baselines="the models", options=f"{OPTIONS}\n{options}")
+        assert steps.status == 0, steps.text
+        shutil.copytree(steps.values["steps.gate.outputs.report"], place.folder / "reports" / f"shard-{number}")
+    assert "none of the 1 model: nothing was judged" in steps.summary
+    options = gate_step(jobs["merge"])["options"].replace("${{ github.workspace }}", str(place.folder))
+    steps = Steps(place, baselines="the models", options=options)
+    assert steps.status == 0, steps.text
+    assert "# exportgate: pass" in steps.summary
+    shutil.rmtree(place.folder / "reports" / "shard-2")
+    steps = Steps(place, baselines="the models", options=options)
+    assert steps.status == 1, steps.text
+    assert "shard 2 of 2 is missing" in steps.summary
+
+
+@pytest.mark.parametrize(("store", "environment"), [("s3://b/c", "gate-s3"), ("gs://b/c", "gate-gs"), ("~/x", "gate")])
+def test_environment_speaks_to_the_store(place, store, environment):
+    place.program("tox", "exit 4")
+    Steps(place, baselines="the models", store=store)
+    assert place.logged[place.logged.index("tox") :][:5] == ["tox", "run", "-e", environment, "--"]
 
 
 def test_both_watch_the_same_files():
