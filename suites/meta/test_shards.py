@@ -389,9 +389,9 @@ def test_eight_machines_with_one_store_judge_what_one_does(machines, bucket, tmp
     assert [(part["number"], len(part["models"])) for part in parts] == [(n, int(n <= 3)) for n in range(1, 9)]
 
     shutil.rmtree(tmp_path / "shards" / "report2")
-    merging = machines.run(f"--report={tmp_path / 'all'}", "--merge", str(tmp_path / "shards"))
-    assert merging.returncode == 1, merging.text
-    assert "shard 2 of 8 is missing: run it again, and merge all" in merging.text
+    incomplete = fleet.merge([tmp_path / "shards"], tmp_path / "incomplete")
+    assert incomplete.verdict == Status.FAIL
+    assert "shard 2 of 8 is missing" in next(incomplete.remarks())
 
 
 def test_seconds_of_building_are_those_of_what_was_built(house):
