@@ -77,8 +77,9 @@ def approved(folder, name, sizes):
         variants = {f"variant{index}": {"bytes": size} for index, size in enumerate(sizes)}
         (model / "avx2.json").write_text(json.dumps({"variants": variants}))
         (model / "avx2.0123456789ab.safetensors").touch()
-        (model / "reference.json").write_text('{"variants": {"none": {"bytes": 1000000000}}}')
-        (model / "notes.json").write_text('{"variants": "no file of a tier has arrays of no digest"}')
+        (model / "reference.json").write_text('{"provenance": {}}')
+        (model / "reference.0123456789ab.safetensors").touch()
+        (model / "notes.json").write_text('{"variants": {"of another kind": {"bytes": 1000000000}}}')
     return model
 
 
@@ -417,6 +418,17 @@ def test_processes_of_a_shard_judge_its_models(house):
     assert run.returncode == 0, run.text
     assert house.gate()["verdict"] == "not judged"
     assert "shard 4 of 4 has none of the 2 models: nothing was judged" in run.text
+
+
+def test_empty_shard_tries_nothing_and_says_so(house):
+    house.add("one", EMBEDDER + LOOSE)
+    run = house.run("--shard=2/2", suite="suites/conformance")
+    assert run.returncode == 0, run.text
+    assert "skipped" not in run.text
+    gate = house.gate()
+    assert (gate["verdict"], gate["models"], gate["shard"]["models"]) == ("not judged", [], ["one"])
+    assert "shard 2 of 2 has none of the 1 model: nothing was judged" in (house.report / "gate.md").read_text()
+    assert house.run("--shard=2/2", "-k", "no_such_test").returncode == 0
 
 
 def test_shard_whose_models_lack_the_variant_is_no_error_of_it(house):
