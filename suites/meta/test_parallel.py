@@ -23,6 +23,7 @@ def found(house):
     """Return the report without what differs between any two runs."""
     gate = house.gate()
     for model in gate["models"]:
+        del model["check_seconds"], model["build_seconds"]
         for variant in model["variants"]:
             variant["checks"] = dict(sorted(variant["checks"].items()))
     gate["machine"] = {key: one for key, one in gate["machine"].items() if key != "memory_bytes"}
