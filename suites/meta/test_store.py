@@ -4,8 +4,11 @@ import errno
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,10 +18,47 @@ from fixtures.build import manifest
 from fixtures.build import store as stores
 from fixtures.build.manifest import Damaged, key_of, write_manifest
 from fixtures.build.step import Step, step_function
-from fixtures.build.store import Location, StepFailed, Store, StoreError
+from fixtures.build.store import Event, Location, StepFailed, Store, StoreError
+from fixtures.build.worker import Built
+from fixtures.build.workers import Limits, build_all
 from fixtures.models.checkpoints import Checkpoint
 
 KEY = "0" * 32
+
+
+def restate(folder, *, name='"model.onnx"', bytes="3", digest=None, key=None, recipe="{}"):
+    """Write the manifest of `write("one")`, with JSON in place of what it has."""
+    stated = json.loads((folder / "manifest.json").read_text())
+    entry = f'{{"sha256": "{stated["files"]["model.onnx"]["sha256"]}", "bytes": {bytes}}}'
+    digest, key = digest or json.dumps(stated["digest"]), key or json.dumps(stated["key"])
+    text = f'{{"key": {key}, "digest": {digest}, "files": {{{name}: {entry}}}, "recipe": {recipe}}}'
+    (folder / "manifest.json").write_text(text)
+
+
+def nested(depth):
+    return '{"in": ' * depth + "1" + "}" * depth
+
+
+def put(path, make):
+    """Make something in the place of a file or a folder, which is moved beside the artifact."""
+    away = path.with_name("away") if path.name == KEY else path.parents[2] / "away"
+    path.rename(away)
+    make(path)
+
+
+def aside(folder):
+    """Return where `put` moves a file of an artifact."""
+    return folder.parents[1] / "away"
+
+
+def deepen(folder, depth):
+    """Make folders in one another, deeper than a recursion may go."""
+    place = os.open(folder, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("d", dir_fd=place)  # a Path cannot be relative to a folder that is open
+        place, above = os.open("d", os.O_RDONLY, dir_fd=place), place
+        os.close(above)
+    os.close(place)
 
 
 def write(text):
@@ -99,6 +139,28 @@ def test_really_full_disk(store):
         (lambda folder: (folder / "manifest.json").unlink(), "its manifest cannot be read"),
         (lambda folder: (folder / "manifest.json").write_text('{"files"'), "its manifest cannot be read"),
         (lambda folder: (folder / "manifest.json").write_text("{}"), "its manifest cannot be read"),
+        (lambda folder: (folder / "manifest.json").write_text("[]"), "its manifest cannot be read"),
+        (lambda folder: (folder / "manifest.json").write_text(""), "its manifest cannot be read"),
+        (lambda folder: restate(folder, recipe=nested(100_000)), r"its manifest cannot be read \(maximum recursion"),
+        (lambda folder: restate(folder, recipe=f'{{"number": {"9" * 5000}}}'), "its manifest cannot be read"),
+        (lambda folder: restate(folder, bytes="9" * 30), "its manifest cannot be read"),
+        (lambda folder: restate(folder, bytes="-1"), "its manifest cannot be read"),
+        (lambda folder: restate(folder, bytes="1"), "model.onnx has changed since it was stored: 3 bytes, not 1"),
+        (lambda folder: restate(folder, name='"/etc/hostname"'), "missing or unknown: /etc/hostname, model.onnx"),
+        (lambda folder: restate(folder, name='"../model.onnx"'), r"missing or unknown: \.\./model.onnx, model.onnx"),
+        (lambda folder: restate(folder, name='"\\u202emodel"'), r"missing or unknown: model.onnx, \\u202emodel"),
+        (lambda folder: restate(folder, digest='"sha256:0"'), "its manifest has another digest than its files"),
+        (lambda folder: restate(folder, key='"1"'), "it is artifact 1"),
+        (lambda folder: os.truncate(folder / "manifest.json", 2**26), "its manifest cannot be read .67108864 bytes"),
+        (lambda folder: (folder / "more").mkdir() or (folder / "more" / "link").symlink_to("."), "link is a symbolic"),
+        (lambda folder: put(folder / "model.onnx", lambda file: file.symlink_to(aside(folder))), "is a symbolic link"),
+        (lambda folder: put(folder / "model.onnx", lambda file: file.hardlink_to(aside(folder))), "is a hard link to"),
+        (lambda folder: put(folder / "model.onnx", os.mkfifo), "model.onnx is no regular file"),
+        (lambda folder: os.mkfifo(folder / "more"), "more is no regular file"),
+        (lambda folder: put(folder / "manifest.json", os.mkfifo), "manifest.json is no regular file"),
+        (lambda folder: put(folder / "manifest.json", lambda file: file.symlink_to("/dev/zero")), "no regular file"),
+        (lambda folder: put(folder, lambda place: place.write_text("")), "its manifest cannot be read"),
+        (lambda folder: put(folder, lambda place: place.symlink_to(place.with_name("away"))), "it is no folder"),
     ],
 )
 def test_damaged_artifact_is_noticed_and_built_again(store, damage, words):
@@ -106,8 +168,91 @@ def test_damaged_artifact_is_noticed_and_built_again(store, damage, words):
     damage(built.folder)
     with pytest.raises(Damaged, match=words):
         manifest.verify(KEY, built.folder)
-    with pytest.warns(UserWarning, match=f"{words}.*it is built again"):
+    assert store.build(KEY, {}, write("one")) == built
+    (notice,) = store.notices
+    assert (notice.event, notice.key) == (Event.DAMAGED, KEY)
+    assert re.search(f"artifact {KEY} was damaged: .*{words}.*; it is built again", str(notice))
+    assert not list(store.root.glob("partial/*/manifest.json"))
+
+
+def test_artifact_that_a_power_cut_emptied_is_built_by_the_next_run(store, checkpoint, step):
+    """Its size tells before anything is hashed, so that a worker process builds it, and whoever measures it waits."""
+    first = step(copy_and_spoil_input, checkpoint)
+    measure = Step(read_input, "measure", (first,), by_content=True)
+    store.run(measure)
+    for name in ("manifest.json", "model.safetensors"):
+        os.truncate(store.root / "artifacts" / store.key(first) / name, 0)
+        assert not store.has(first)
+        steps_built: list[Built] = []
+        assert build_all(store, [measure], 1, steps_built.append) == {}
+        assert steps_built[0].label == "copy_and_spoil_input"
+        assert [notice.event for built in steps_built for notice in built.notices] == [Event.DAMAGED]
+        assert store.has(measure)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no path is that long there")
+def test_folders_within_folders_beyond_any_recursion_are_damage(store):
+    """Python 3.11 can neither list nor remove them."""
+    built = store.build(KEY, {}, write("one"))
+    deepen(built.folder, 1500)
+    try:
         assert store.build(KEY, {}, write("one")) == built
+        assert [notice.event for notice in store.notices] == [Event.DAMAGED]
+        assert Store(store.root).find(KEY) == built
+    finally:
+        subprocess.run(["rm", "-rf", store.root], check=True)
+
+
+def test_manifest_is_forced_to_the_disk_before_the_artifact_appears(store, monkeypatch):
+    forced: list[str] = []
+
+    def note(descriptor):
+        forced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        assert not list(store.root.glob("artifacts/*"))
+
+    monkeypatch.setattr(os, "fsync", note)
+    store.build(KEY, {}, write("one"))
+    assert forced == ["manifest.json"]
+
+
+def test_step_that_leaves_a_link_is_refused(store):
+    def make(work):
+        write("one")(work)
+        (work / "output" / "link").symlink_to("model.onnx")
+
+    with pytest.raises(Damaged, match="link is a symbolic link"):
+        store.build(KEY, {}, make)
+    assert not remains(store)
+
+
+def test_damaged_artifact_that_cannot_be_removed_is_an_error_of_the_store(store, monkeypatch):
+    built = store.build(KEY, {}, write("one"))
+    (built.folder / "model.onnx").write_text("two")
+
+    def refuse(self, target):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(
+        StoreError, match=r"cannot take artifact 0+: Read-only file system \(.* free in .*\); free some"
+    ):
+        store.find(KEY)
+
+
+ERRORS = {
+    "system": (OSError(errno.ENOSPC, "No space left on device"), StoreError),
+    "library": (RuntimeError("Error serializing: I/O error: No space left on device (os error 28)"), StoreError),
+    "folder": (PermissionError(errno.EACCES, "Permission denied", "/somewhere/else"), StepFailed),
+    "other": (RuntimeError("no such head"), StepFailed),
+}
+"""Name -> what a step raises, and what that is."""
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_full_disk_is_told_apart_from_a_step_that_fails(store, name):
+    """Libraries in C++ and Rust raise errors of their own."""
+    with pytest.raises(ERRORS[name][1]):
+        store.run(Step(raise_error, "raise", (), {"error": name}))
 
 
 def _build_slowly(root, folder):
@@ -177,6 +322,11 @@ def copy_and_spoil_input(inputs, output, parameters):
 @step_function("test_store:read_input")
 def read_input(inputs, output, parameters):
     (output / "size").write_text(str((inputs[0] / "model.safetensors").stat().st_size))
+
+
+@step_function("test_store:raise_error")
+def raise_error(inputs, output, parameters):
+    raise ERRORS[parameters["error"]][0]
 
 
 @step_function("test_store:fail")
