@@ -6,6 +6,6 @@ pytest_plugins = (
     "fixtures.plugin.benchmarks",
     "fixtures.plugin.collection",
     "fixtures.plugin.reporting",
-    "fixtures.plugin.hooks",
     "fixtures.plugin.interruptions",
+    "fixtures.plugin.hooks",
 )
