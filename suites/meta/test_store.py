@@ -154,7 +154,6 @@ def test_really_full_disk(store):
         (lambda folder: os.truncate(folder / "manifest.json", 2**26), "its manifest cannot be read .67108864 bytes"),
         (lambda folder: (folder / "more").mkdir() or (folder / "more" / "link").symlink_to("."), "link is a symbolic"),
         (lambda folder: put(folder / "model.onnx", lambda file: file.symlink_to(aside(folder))), "is a symbolic link"),
-        (lambda folder: put(folder / "model.onnx", lambda file: file.hardlink_to(aside(folder))), "is a hard link to"),
         (lambda folder: put(folder / "model.onnx", os.mkfifo), "model.onnx is no regular file"),
         (lambda folder: os.mkfifo(folder / "more"), "more is no regular file"),
         (lambda folder: put(folder / "manifest.json", os.mkfifo), "manifest.json is no regular file"),
@@ -213,6 +212,19 @@ def test_manifest_is_forced_to_the_disk_before_the_artifact_appears(store, monke
     monkeypatch.setattr(os, "fsync", note)
     store.build(KEY, {}, write("one"))
     assert forced == ["manifest.json"]
+
+
+def test_change_through_a_hard_link_is_damage_and_the_other_file_stays(store, tmp_path):
+    """A copy of a store may consist of hard links; each file is hashed before it is used."""
+    built = store.build(KEY, {}, write("one"))
+    other = tmp_path / "elsewhere"
+    other.hardlink_to(built.folder / "model.onnx")
+    assert store.find(KEY) == built
+    other.write_text("two")
+    assert store.build(KEY, {}, write("one")) == built
+    assert [notice.event for notice in store.notices] == [Event.DAMAGED]
+    assert (built.folder / "model.onnx").read_text() == "one"
+    assert other.read_text() == "two"
 
 
 def test_step_that_leaves_a_link_is_refused(store):

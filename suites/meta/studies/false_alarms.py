@@ -56,7 +56,9 @@ def run_gate(
 
 def copy_exports(store: Path, copy: Path) -> None:
     """Copy a store, by hard links, without what was measured: it is measured again."""
-    shutil.copytree(store, copy, copy_function=os.link, ignore=shutil.ignore_patterns("locks", "logs", "partial"))
+    shutil.copytree(
+        store, copy, copy_function=os.link, ignore=shutil.ignore_patterns("locks", "logs", "partial", "sessions")
+    )
     for folder in (copy / "artifacts").iterdir():
         step = json.loads((folder / "manifest.json").read_text())["recipe"]["run"].rpartition(":")[2]
         if step in MEASUREMENTS:
