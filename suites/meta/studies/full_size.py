@@ -266,7 +266,8 @@ def main() -> None:
 
 def beside_optimum(checkpoint: Path, work: Path, variants: Sequence[str], results: Results) -> list[str]:
     """Make the same files with optimum-cli, and return a table of both."""
-    output, rows = work / "optimum", []
+    output = work / "optimum"
+    rows: list[tuple[str, str, str]] = []
     total = Usage()
     for name, command in optimum_commands(checkpoint, output).items():
         if name not in variants and not (name == "plain" or name == "O2"):
