@@ -146,6 +146,9 @@ def test_what_cannot_be_merged_is_refused(folders, tmp_path):
     (tmp_path / "gate.json").write_text('{"schema": 1, "machine": {}, "models": "as schema 1 had them"}')
     with pytest.raises(fleet.CannotMerge, match="has schema 1, and this exportgate reads 2: run the gate again"):
         fleet.read([tmp_path])
+    (tmp_path / "gate.json").write_bytes((folders[0] / "gate.json").read_bytes().replace(b"machine", b"\xedachine", 1))
+    with pytest.raises(fleet.CannotMerge, match="is no report of exportgate"):
+        fleet.read([tmp_path])
     (tmp_path / "gate.json").write_text('{"models": []}')
     with pytest.raises(fleet.CannotMerge, match="is no report of exportgate"):
         fleet.read([tmp_path])

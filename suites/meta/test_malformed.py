@@ -1,13 +1,16 @@
 """What people and strangers write into files: whatever it is, it is read or refused, with the file's name."""
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from fixtures.export import seeded
+from fixtures.models.content import CONTROLS
 from fixtures.models.settings import Settings
 from fixtures.plugin.stash import usage_errors
 from suites.meta.house import EMBEDDER
@@ -135,6 +138,79 @@ def test_file_of_a_checkpoint_that_is_not_what_it_should_be_is_refused(house, de
             refused.append(name)
             assert name.name in message, f"{name}: {message}"
     assert {"config.json", "modules.json"} <= {name.name for name in refused}
+
+
+VALUES_OF_KEYS = [
+    ("config.json", "architectures", 1e999, "architectures in config.json names none that is known"),
+    ("config.json", "architectures", {"a": 1}, "architectures in config.json names none that is known"),
+    ("config.json", "max_position_embeddings", 1e999, "config.json: Number out of range"),
+    ("config.json", "model_type", "\ud800", "config.json is not valid JSON"),
+    ("1_Pooling/config.json", "pooling_mode", 7, "pooling_mode: is 7, and no name of a pooling or list of names"),
+    ("1_Pooling/config.json", "pooling_mode", [], "pooling_mode: is [], and no name of a pooling"),
+    ("sentence_bert_config.json", "modality_config", [1], "modality_config: is [1], and not of type dict"),
+    ("sentence_bert_config.json", "modality_config", {"text": 1}, "modality_config.text: is 1, and not of type dict"),
+    ("sentence_bert_config.json", "model_kwargs", "a", "model_kwargs: is 'a', and not of type dict"),
+]
+
+
+@pytest.mark.parametrize(("name", "key", "value", "message"), VALUES_OF_KEYS)
+def test_value_of_a_checkpoint_of_another_type_is_refused_by_its_key(house, dense, tmp_path, name, key, value, message):
+    """Without modules.json, so that the task is asked of config.json, where that is the file."""
+    house.baselines.mkdir()
+    folder = shutil.copytree(dense, tmp_path / "copy")
+    file = folder / name
+    content = (json.loads(file.read_text()) if file.exists() else {}) | {key: value}
+    file.write_text(json.dumps(content).replace("Infinity", "1e999"))
+    if key == "architectures":
+        (folder / "modules.json").unlink()
+    assert message in refusal(house, checkpoint=[str(folder)])
+
+
+@pytest.mark.parametrize("path", ["x" * 5000, "a\0b", "\ud800"], ids=["long", "NUL", "surrogate"])
+def test_module_whose_path_is_none_is_refused(house, dense, tmp_path, path):
+    house.baselines.mkdir()
+    folder = shutil.copytree(dense, tmp_path / "copy")
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[1]["path"] = path
+    (folder / "modules.json").write_text(json.dumps(modules))
+    assert re.search(
+        r"modules\.json(: 1\.path: .* is no path| is not valid JSON)", refusal(house, checkpoint=[str(folder)])
+    )
+
+
+@pytest.mark.parametrize("name", ["config.json", "modules.json", "tokenizer.json", "1_Pooling/config.json"])
+@pytest.mark.parametrize("lies_there", [Path.mkdir, lambda file: file.symlink_to(file.name)], ids=["folder", "circle"])
+def test_folder_or_circular_link_in_the_place_of_a_file_is_no_traceback(house, dense, tmp_path, name, lies_there):
+    house.baselines.mkdir()
+    folder = shutil.copytree(dense, tmp_path / "copy")
+    (folder / name).unlink()
+    lies_there(folder / name)
+    assert refusal(house, checkpoint=[str(folder)]).startswith("--checkpoint: ")
+
+
+@pytest.mark.parametrize("labels", [{"id2label": {"0": "a", "2": "b"}}, {"id2label": {}}, {"num_labels": 10**12}])
+def test_labels_that_are_none_are_refused(house, tmp_path, labels):
+    house.baselines.mkdir()
+    keys = {"architecture": "bert", "seed": 7, "auto_class": "AutoModelForSequenceClassification", "labels": 3}
+    seeded.make([], tmp_path, keys)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["id2label"]
+    (tmp_path / "config.json").write_text(json.dumps(config | labels))
+    assert f"config.json: {next(iter(labels))} is no " in refusal(house, checkpoint=[str(tmp_path)])
+
+
+def test_more_labels_than_any_classifier_has_are_refused(house):
+    house.add(
+        "tiny", 'task = "text-classification"\nsource = "seeded:bert@7"\nmax_length = 64\nlabels = 1000000000000\n'
+    )
+    assert "num_labels is no number from 1 to 1000000" in refusal(house)
+
+
+def test_message_commands_no_terminal(house):
+    house.add("tiny", EMBEDDER + '"\\u001b[2J\\u202e" = 1\n')
+    message = refusal(house)
+    assert "\\u001b[2J\\u202e" in message
+    assert not CONTROLS.search(message)
 
 
 def lose_columns(file):

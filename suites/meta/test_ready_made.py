@@ -99,6 +99,16 @@ def test_output_of_integers_is_never_scores():
         map_outputs({}, TASKS["embedding"], ["output"])
 
 
+@pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json"])
+def test_link_in_a_circle_is_refused(tmp_path, name):
+    for file in ("model.onnx", "tokenizer.json"):
+        (tmp_path / file).touch()
+    (tmp_path / name).unlink()
+    (tmp_path / name).symlink_to(name)
+    with pytest.raises(ReadyMadeError, match=rf"{name} (is a link to|cannot be read)"):
+        find(tmp_path, None)
+
+
 # -------------------------------------------------------------------------------- through the gate
 
 

@@ -182,9 +182,9 @@ def test_artifact_that_a_power_cut_emptied_is_built_by_the_next_run(store, check
     for name in ("manifest.json", "model.safetensors"):
         os.truncate(store.root / "artifacts" / store.key(first) / name, 0)
         assert not store.has(first)
-        steps_built: list[Built] = []
-        assert build_all(store, {measure: 0}, Limits(1, 2**33), lambda built, _: steps_built.append(built)) == {}
-        assert steps_built[0].label == "copy_and_spoil_input"
+        steps_built: dict[Built, object] = {}
+        assert build_all(store, {measure: 0}, Limits(1, 2**33), steps_built.__setitem__) == {}
+        assert next(iter(steps_built)).label == "copy_and_spoil_input"
         assert [notice.event for built in steps_built for notice in built.notices] == [Event.DAMAGED]
         assert store.has(measure)
 

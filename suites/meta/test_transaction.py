@@ -1,6 +1,7 @@
 """Approvals that are killed at every moment, race, or fail halfway: a baseline is the old one or the new one."""
 
 import errno
+import hashlib
 import json
 import multiprocessing
 import os
@@ -229,6 +230,41 @@ def test_leftovers_are_ignored_by_git(tmp_path):
     paths = [f"baselines/minilm-l6/{name}" for name in names]
     ignored = subprocess.run(["git", "check-ignore", *paths], cwd=ROOT, capture_output=True, text=True)
     assert ignored.stdout.split() == paths
+
+
+@pytest.mark.parametrize("name", ["../other/model.toml", "../../kept", "model.toml", "..", "", "a\0b"])
+@pytest.mark.parametrize("list_name", ["files", "removed"])
+def test_journal_of_other_files_is_refused(tmp_path, name, list_name):
+    """It lies in a folder that a stranger's repository may hold, and would replace or remove anything."""
+    folder = tmp_path / "baselines" / "model"
+    for file in (folder / "model.toml", folder.parent / "other" / "model.toml", tmp_path / "kept"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"kept")
+    digest = hashlib.sha256(b"kept").hexdigest()
+    replacements: dict[str, dict[str, str | None]] = {
+        "reference.json": {"before": digest, "after": hashlib.sha256(b"new").hexdigest()}
+    }
+    if list_name == "files":
+        replacements[name if name != "model.toml" else "evil.py"] = {"before": None, "after": digest}
+    (folder / "reference.json").write_bytes(b"new")
+    stage = folder.parent / ".approval" / "model"
+    stage.mkdir(parents=True)
+    removed = [name] if list_name == "removed" else []
+    (stage / "journal.json").write_text(json.dumps({"files": replacements, "removed": removed}))
+    with pytest.raises(BaselineError, match=r"its journal names .*, which no approval writes or removes; restore"):
+        read_baseline(folder, "avx2")
+    for file in (folder / "model.toml", folder.parent / "other" / "model.toml", tmp_path / "kept"):
+        assert file.read_bytes() == b"kept"
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"[" * 100_000, b'{"files": {"\xed\xa0\x80": 1}, "removed": []}'])
+def test_journal_that_is_no_json_is_refused(tmp_path, content):
+    stage = tmp_path / ".approval" / "model"
+    stage.mkdir(parents=True)
+    (tmp_path / "model").mkdir()
+    (stage / "journal.json").write_bytes(content)
+    with pytest.raises(BaselineError, match=r"it cannot be finished: .*; restore the folder"):
+        read_baseline(tmp_path / "model", "avx2")
 
 
 # ------------------------------------------------------------------------------------- several at once

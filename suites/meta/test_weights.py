@@ -544,6 +544,47 @@ def test_unreadable_checkpoints_say_why(tmp_path):
         read_tensors(tmp_path)
 
 
+def test_damaged_or_unknown_weights_are_unreadable(tmp_path):
+    file, index = tmp_path / "model.safetensors", tmp_path / "model.safetensors.index.json"
+    save_file({"a": np.zeros(4, ml_dtypes.float8_e4m3fn)}, file)
+    with pytest.raises(WeightsUnreadable, match=r"model.safetensors cannot be read"):
+        read_tensors(tmp_path)
+    file.write_bytes(b"\xff" * 20)
+    with pytest.raises(WeightsUnreadable, match=r"model.safetensors cannot be read"):
+        read_tensors(tmp_path)
+    index.write_text('{"weight_map": ["a"]}')
+    with pytest.raises(WeightsUnreadable, match=r"model.safetensors.index.json cannot be read"):
+        read_tensors(tmp_path)
+
+
+def test_compressed_pickle_is_not_read(tmp_path):
+    """A few bytes of it may be more than the memory; torch.save compresses nothing."""
+    import torch
+
+    file = tmp_path / "pytorch_model.bin"
+    torch.save({"a": torch.zeros(1000)}, file)
+    assert read_tensors(tmp_path).keys() == {"a"}
+    with zipfile.ZipFile(file) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    with pytest.raises(WeightsUnreadable, match="it is compressed"):
+        read_tensors(tmp_path)
+
+
+@pytest.mark.parametrize("cut", [10, 100, 400])
+def test_cut_pickle_is_unreadable(tmp_path, cut):
+    """Whatever the archive's reader makes of it: bytes are lost at its beginning."""
+    import torch
+
+    file = tmp_path / "pytorch_model.bin"
+    torch.save({"a": torch.zeros(1000)}, file)
+    file.write_bytes(file.read_bytes()[cut:])
+    with pytest.raises(WeightsUnreadable, match=r"pytorch_model.bin is not a file that torch.save writes"):
+        read_tensors(tmp_path)
+
+
 class Evil:
     """Touches a file when it is unpickled."""
 
