@@ -324,16 +324,32 @@ def test_both_watch_the_same_files():
 def test_project_runs_what_ci_runs():
     """For every pull request and commit of main, on the oldest Python that the project takes, with the least rights."""
     content = read(PROJECT)
-    (job,) = content["jobs"].values()
+    job = content["jobs"]["ci"]
+    assert job["if"] == "github.event_name != 'schedule'"
     (command,) = [step["run"] for step in job["steps"] if "run" in step]
     assert command.split() == ["bash", ".ci/run"]
     assert (ROOT / command.split()[1]).is_file()
-    assert content["on"] == {"pull_request": "", "push": {"branches": ["main"]}}
+    on = {name: value for name, value in content["on"].items() if name != "schedule"}
+    assert on == {"pull_request": "", "push": {"branches": ["main"]}}
     assert content["permissions"] == {"contents": "read"}
     (python,) = [step["with"]["python-version"] for step in job["steps"] if "setup-python" in step.get("uses", "")]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["requires-python"].startswith(f">={python},")
     assert int(job["timeout-minutes"]) == 90
+
+
+def test_night_runs_environments_that_exist():
+    """On a schedule alone, and each whatever became of the one before."""
+    content = read(PROJECT)
+    job = content["jobs"]["nightly"]
+    assert job["if"] == "github.event_name == 'schedule'"
+    assert len(content["on"]["schedule"]) == 1
+    steps = [step for step in job["steps"] if "tox run" in step.get("run", "")]
+    environments = [re.findall(r"tox run -e (\S+)", step["run"]) for step in steps]
+    assert environments == [["gate-locked"], ["audit"], ["fuzz"]]
+    assert [step.get("if") for step in steps[1:]] == ["${{ !cancelled() }}"] * 2
+    tox = (ROOT / "tox.ini").read_text()
+    assert all(f"[testenv:{name}]" in tox for (name,) in environments)
 
 
 def test_every_action_of_others_is_pinned_to_one_commit():
