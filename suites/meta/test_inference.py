@@ -205,7 +205,7 @@ def test_what_no_file_says_is_asked_for(tmp_path, config, key, choices, message)
     [
         ({}, "holds no config.json: it is no folder of a checkpoint"),
         ({"config": "{"}, "config.json is not valid JSON"),
-        ({"config": "[]"}, "config.json holds no object"),
+        ({"config": "[]"}, "config.json holds no JSON object"),
         ({"adapter_config": {}}, "holds an adapter alone: .*--set adapter=/"),
         ({"config": ENCODER, "config_sentence_transformers": "{"}, "config_sentence_transformers.json is not valid"),
         ({"config": ENCODER, "modules": modules("LSTM")}, "modules.json: 1.type: no module Pooling follows"),
