@@ -40,14 +40,14 @@ class Attempt:
         read: writes an example's files and has them read; an AssertionError is a fault like any other.
         refusals: the project's own errors for files that cannot be used.
         names: a refusal names one of these: a file, its folder or an option.
-        limit_s: seconds after which an example hangs: it ends the process.
+        limit_s: seconds after which an example hangs, on a machine that others use too: it ends the process.
     """
 
     examples: SearchStrategy[Any]
     read: Callable[[Any], None]
     refusals: tuple[type[Exception], ...]
     names: tuple[str, ...]
-    limit_s: float = 10
+    limit_s: float = 30
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,6 @@ def _work(connection: Connection, target: Target, folder: Path, seeds: Path, exa
             _try_examples(attempt, examples, derandomize, counts, log)
         except BaseException as error:  # a panic of Rust is no Exception
             fault = _described(error)
-        finally:
-            faulthandler.cancel_dump_traceback_later()
     connection.send(Tally(target.name, counts[True], counts[False], time.monotonic() - began, fault))
 
 
@@ -160,6 +158,8 @@ def _try_examples(
             counts[False] += 1
         else:
             counts[True] += 1
+        finally:
+            faulthandler.cancel_dump_traceback_later()  # what Hypothesis does between two examples is no reader's time
 
     is_read_or_refused()
 

@@ -35,7 +35,7 @@ valid ones: values, types, keys, depth, huge numbers, NUL, half surrogate pairs,
 elsewhere by their structure; and bits, cuts and repetitions by their bytes. What lies in a file's place may be a
 folder, nothing, or a link to nothing or in a circle. Whoever reads it says what is wrong, in one of the project's
 own errors that names the file or the option, or reads it. Anything else is a fault: another exception, a crash,
-more than 2 GiB of memory, ten seconds for one example; and what a target promises beside that: an approved file
+more than 2 GiB of memory, half a minute for one example; and what a target promises beside that: an approved file
 that has changed never counts as nothing approved, a red report stays red, no file outside its folder is read or
 changed.
 

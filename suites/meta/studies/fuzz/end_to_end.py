@@ -10,7 +10,7 @@ from suites.meta.studies.fuzz.files import Changes, ValidFiles, files_in, one_of
 from suites.meta.studies.fuzz.mutations import json_files, safetensors_files
 
 PLAIN = ("--variant", "plain")
-LIMIT_S = 120
+LIMIT_S = 300
 """Seconds of a run that has its artifacts in the store."""
 
 
