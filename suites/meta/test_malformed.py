@@ -203,7 +203,7 @@ def test_more_labels_than_any_classifier_has_are_refused(house):
     house.add(
         "tiny", 'task = "text-classification"\nsource = "seeded:bert@7"\nmax_length = 64\nlabels = 1000000000000\n'
     )
-    assert "num_labels is no number from 1 to 1000000" in refusal(house)
+    assert "model.toml:4: labels: write a whole number from 1 to 1000000, and not 1000000000000" in refusal(house)
 
 
 def test_message_commands_no_terminal(house):

@@ -106,7 +106,7 @@ def run_campaign(target: Target, folder: Path, seeds: Path, examples: int, *, de
         tally: Tally = ours.recv()
     except EOFError:
         process.join()
-        log = folder.with_suffix(".log")
+        log = _log_of(folder)
         last = log.read_text(errors="replace").strip() if log.exists() else ""
         tally = Tally(target.name, 0, 0, 0.0, f"the process ended with {process.exitcode}\n{last}")
     process.join()
@@ -115,7 +115,7 @@ def run_campaign(target: Target, folder: Path, seeds: Path, examples: int, *, de
 
 def _work(connection: Connection, target: Target, folder: Path, seeds: Path, examples: int, derandomize: bool) -> None:
     settle()
-    with folder.with_suffix(".log").open("w") as log:
+    with _log_of(folder).open("w") as log:
         for stream in (1, 2):
             os.dup2(log.fileno(), stream)
         attempt = target.prepare(folder, seeds)
@@ -127,6 +127,11 @@ def _work(connection: Connection, target: Target, folder: Path, seeds: Path, exa
         except BaseException as error:  # a panic of Rust is no Exception
             fault = _described(error)
     connection.send(Tally(target.name, counts[True], counts[False], time.monotonic() - began, fault))
+
+
+def _log_of(folder: Path) -> Path:
+    """Return the file with what the process printed, beside the folder."""
+    return folder.with_name(f"{folder.name}.log")
 
 
 def _limit_memory() -> None:
