@@ -99,6 +99,29 @@ def test_output_of_integers_is_never_scores():
         map_outputs({}, TASKS["embedding"], ["output"])
 
 
+@pytest.mark.parametrize(
+    ("location", "message"),
+    [
+        (b"weights\xff", r"keeps weights in weights\\xff, which is missing"),
+        (b"x" * 5000, r"keeps weights in x+, which cannot be there: .* is no path: File name too long"),
+        (b"a\x00b", r"keeps weights in a\x00b, which cannot be there: .* is no path"),
+    ],
+    ids=["no UTF-8", "long", "NUL"],
+)
+def test_location_that_no_file_can_have_is_refused(tmp_path, location, message):
+    placeholder = "w" * len(location)
+    weight = numpy_helper.from_array(np.zeros(4, np.float32), "weight")
+    weight.ClearField("raw_data")
+    weight.data_location = TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value=placeholder)
+    value = helper.make_tensor_value_info("y", TensorProto.FLOAT, [4])
+    graph = helper.make_graph([helper.make_node("Identity", ["weight"], ["y"])], "graph", [], [value], [weight])
+    model = helper.make_model(graph).SerializeToString()
+    (tmp_path / "model.onnx").write_bytes(model.replace(placeholder.encode(), location))
+    with pytest.raises(ReadyMadeError, match=message):
+        find(tmp_path / "model.onnx", None)
+
+
 @pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json"])
 def test_link_in_a_circle_is_refused(tmp_path, name):
     for file in ("model.onnx", "tokenizer.json"):
