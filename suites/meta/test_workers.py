@@ -1,5 +1,6 @@
 """Worker processes: what a step does to its own process is its own failure, and the other steps are built."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -33,6 +34,10 @@ def obey(inputs, output, parameters):
         os._exit(parameters["status"])
     if "error" in parameters:
         raise ValueError(parameters["error"])
+    if "full" in parameters:
+        while len(list(output.parents[1].glob("*/output/process"))) < parameters["full"]:
+            time.sleep(0.01)
+        raise OSError(errno.ENOSPC, "No space left on device")
     if "kept" in parameters:
         KEPT.append(bytes([1]) * parameters["kept"])
     time.sleep(parameters.get("seconds", 0))
@@ -85,6 +90,15 @@ def test_step_that_raises_fails_alone_and_so_do_those_behind_it(store):
     assert {(error.label, error.reason) for error in failed.values()} == {("tiny wrong", "ValueError: no such head")}
     assert isinstance(failed["tiny last"], StepFailed)
     assert built == ["tiny sound"]
+
+
+def test_full_store_ends_all_builds_and_keeps_nothing_of_them(store):
+    """What is half built would keep the disk full."""
+    slow = Step(obey, "tiny slow", (), {"seconds": 60})
+    with pytest.raises(StoreError, match=r"cannot take artifact .*: No space left on device"):
+        build(store, slow, Step(obey, "tiny full", (), {"full": 2}), Step(obey, "tiny later", ()))
+    assert not list(store.root.glob("partial/*"))
+    assert not list(store.root.glob("artifacts/*"))
 
 
 @linux
