@@ -547,7 +547,9 @@ def test_unreadable_checkpoints_say_why(tmp_path):
 def test_damaged_or_unknown_weights_are_unreadable(tmp_path):
     file, index = tmp_path / "model.safetensors", tmp_path / "model.safetensors.index.json"
     save_file({"a": np.zeros(4, ml_dtypes.float8_e4m3fn)}, file)
-    with pytest.raises(WeightsUnreadable, match=r"model.safetensors: a is of type F8_E4M3, which nothing here compares"):
+    with pytest.raises(
+        WeightsUnreadable, match=r"model.safetensors: a is of type F8_E4M3, which nothing here compares"
+    ):
         read_tensors(tmp_path)
     file.write_bytes(b"\xff" * 20)
     with pytest.raises(WeightsUnreadable, match=r"model.safetensors cannot be read"):
