@@ -5,9 +5,11 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 
 import pytest
+from filelock import FileLock
 
 from fixtures.build import workers
 from fixtures.build.manifest import key_of
@@ -206,3 +208,39 @@ def test_every_step_function_of_the_tables_has_a_measured_need():
         *("fixtures.export:export_openvino", "fixtures.export:quantize_openvino"),
         *("fixtures.translate:translate", "fixtures.integers:investigate"),
     }
+
+
+def test_processes_share_the_steps_and_build_none_twice(tmp_path):
+    """Each begins with what no other builds, as processes of pytest-xdist do."""
+    steps = [Step(note_times, f"tiny {number}", (), {"number": number}) for number in range(6)]
+    arguments = (Store(tmp_path), dict.fromkeys(steps, 0), Limits(1, 2**33), print)
+    runs = [multiprocessing.get_context("spawn").Process(target=build_all, args=arguments) for _ in range(2)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    assert [run.exitcode for run in runs] == [0, 0]
+    store = Store(tmp_path)
+    times = [tuple(map(float, (store.run(step).folder / "times").read_text().split())) for step in steps]
+    pairs = [(left, right) for left in times for right in times if left < right]
+    assert any(overlap(left, right) for left, right in pairs)
+
+
+def test_step_that_another_process_builds_is_found_and_not_built_again(tmp_path):
+    store, step = Store(tmp_path), Step(note_times, "tiny", (), {"number": 0})
+    lock = FileLock(store.root / "locks" / f"{store.key(step)}.lock")
+    built = []
+    with lock:
+        assert store.is_being_built(step)
+        run = threading.Thread(
+            target=lambda: build_all(store, {step: 0}, Limits(1, 2**33), lambda *entry: built.append(entry))
+        )
+        run.start()
+        time.sleep(0.3)
+        assert not built
+        (tmp_path / "elsewhere").mkdir()
+        made = Store(tmp_path / "elsewhere").run(step)
+        made.folder.rename(store.root / "artifacts" / made.key)
+    run.join()
+    assert built == []
+    assert not store.is_being_built(step)
