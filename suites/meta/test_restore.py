@@ -51,13 +51,13 @@ def answer(house):
 
 
 def test_graph_keeps_the_ceiling_and_names_its_layers(house):
-    """Three quarters of the error of the graph without layers in fp32 need some of its layers there, and not all."""
+    """Nine tenths of the error of the graph without layers in fp32 need some of its layers there, and not all."""
     house.add("tiny", EMBEDDER + RESTORED.format(1))
     run = house.run(VARIANT)
     assert run.returncode == 0, run.text
     loose = answer(house)
     assert loose["in_fp32"] == []
-    limit = 0.75 * loose["tried"][0]["max_abs_error"]
+    limit = 0.9 * loose["tried"][0]["max_abs_error"]
 
     house.add("tiny", EMBEDDER + RESTORED.format(limit))
     run = house.run(VARIANT)

@@ -77,10 +77,13 @@ def test_unreadable_manifest_is_no_recipe(tmp_path):
     assert recipes_in(tmp_path) == []
 
 
-@pytest.fixture
-def built(shared_store):
-    """Return a function that builds a step, and returns label -> what was built of it and of what it needs."""
-    store = Store(shared_store)
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """Return a function that builds a step, and returns label -> what was built of it and of what it needs.
+
+    Nothing else is in its store, of which an artifact could be as near.
+    """
+    store = Store(tmp_path_factory.mktemp("store"))
 
     def build(step):
         entries = {}

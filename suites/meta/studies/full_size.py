@@ -45,8 +45,8 @@ SHAPES: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
     "bge-m3": ("fixtures.m3:load", "bge-m3", ("max_length=8192",)),
 }
 """Name -> class that the checkpoint is made for, task, and what else `--set` says."""
-VARIANTS = ("plain", "O1", "O2", "O3", "quantized", "O2-quantized", "static-quantized")
-BY_OPTIMUM = ("plain", "O1", "O2", "O3", "quantized", "O2-quantized")
+VARIANTS = ("plain", "O1", "O2", "O3", "quantized", "O2-quantized")
+"""What optimum-cli can be asked for too."""
 SUITES = ("suites/accuracy",)
 
 
@@ -250,7 +250,7 @@ def main() -> None:
             "",
         ]
         if not options.without_optimum and options.shape == "bge-reranker-v2-m3":
-            lines += beside_optimum(checkpoint, work, [name for name in BY_OPTIMUM if name in variants], results)
+            lines += beside_optimum(checkpoint, work, [name for name in VARIANTS if name in variants], results)
         print("\n".join(lines))
         if whole:
             machine = hardware.detect()

@@ -209,7 +209,9 @@ def main() -> None:
                 sys.exit(f"{label}: the run that is not killed fails:\n{(site.folder / 'output').read_text()[-3000:]}")
             durations_s[label], expected[label] = time.monotonic() - start, site.baseline_files()
         tallies = {label: Tally() for label in KINDS}
-        for number in range(options.kills):
+        number = -1
+        while sum(tally.kills for tally in tallies.values()) < options.kills:
+            number += 1
             label = list(KINDS)[number % len(KINDS)]
             kind, tally = KINDS[label], tallies[label]
             site = prepare(work / "killed", kind, templates)
