@@ -1,4 +1,4 @@
-"""requirements/gate.txt stands for the group `gate` of pyproject.toml: each of its requirements, within its range."""
+""".ci/gate.txt stands for the group `gate` of pyproject.toml: each of its requirements, within its range."""
 
 import re
 import tomllib
@@ -10,7 +10,7 @@ from packaging.utils import canonicalize_name
 
 from suites.meta.house import ROOT
 
-LOCK = "requirements/gate.txt"
+LOCK = ".ci/gate.txt"
 GROUPS = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
 ENTRY = re.compile(
     r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>\S+)(?P<hashes>(?: \\\n    --hash=sha256:[0-9a-f]{64})+)\n"

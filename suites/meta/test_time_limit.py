@@ -10,8 +10,7 @@ from onnx import TensorProto, helper
 
 from fixtures.build.step import Step, step_function
 from fixtures.build.store import Store
-from fixtures.build.workers import Limits, build_all
-from fixtures.gate.command_line import TIME_LIMIT_S
+from fixtures.build.workers import TIME_LIMIT_S, Limits, build_all
 from fixtures.runtimes.onnx_runtime import OnnxRuntime, TooSlow
 from suites.meta.house import EMBEDDER, LOOSE, House
 

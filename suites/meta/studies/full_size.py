@@ -28,6 +28,7 @@ from typing import Any
 import msgspec
 import psutil
 
+from fixtures.build.cost import peak_of
 from fixtures.build.reuse import BuiltStep
 from fixtures.export import seeded
 from fixtures.report import files
@@ -86,12 +87,6 @@ def bytes_in(folder: Path) -> int:
             with contextlib.suppress(OSError):
                 total += Path(parent, name).lstat().st_blocks * 512
     return total
-
-
-def peak_of(pid: int) -> int:
-    """Return the peak resident set of a process, in bytes."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
 
 
 def measure(command: Sequence[str], written: Path, output: Path) -> Usage:

@@ -21,11 +21,9 @@ from pathlib import Path
 
 from fixtures.report import files
 from fixtures.report.results import Results
+from suites.meta.house import EMBEDDER, LOOSE
 
 ROOT = Path(__file__).resolve().parents[3]
-MODEL = 'task = "embedding"\nsource = "seeded:bert@{seed}"\nmax_length = 64\npooling = "mean"\nnormalize = true\n'
-LOOSE = "[ceilings.int8]\nmax_abs_error = 1\nmin_cosine = -1\nmax_similarity_change = 2\ntopk_overlap = 0\n"
-"""Random weights amplify int8's error: what is measured here is the machinery."""
 COLUMNS = (
     *("models", "collected in s", "cold s", "cold s, -n 2", "warm s", "warm s, -n 2", "one process to two"),
     "steps built twice",
@@ -47,7 +45,7 @@ class Site:
         for seed in range(count):
             folder = self.folder / "baselines" / f"tiny-{seed}"
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "model.toml").write_text(MODEL.format(seed=seed) + LOOSE)
+            (folder / "model.toml").write_text(EMBEDDER.replace("@7", f"@{seed}") + LOOSE)
 
     def run_s(self, *options: str) -> float:
         """Run the accuracy suite, and return its seconds.
