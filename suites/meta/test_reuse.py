@@ -1,7 +1,10 @@
 """What is reused from the store and what is built again, and why: by recipes, and by whole runs."""
 
+from pathlib import Path
+
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from fixtures.build import step as build_step
 from fixtures.build.reuse import BuiltStep, Change, changes_since, recipes_in
@@ -53,6 +56,13 @@ def test_other_version_is_named_once_though_every_input_has_it(monkeypatch):
 def test_nearest_of_several_recipes_is_what_it_is_compared_with():
     earlier = [*documents(steps("O2", "seeded:roberta@1")), *documents(steps("O2"))]
     assert changes_since(earlier, steps("O3").document) == [Change("parameter level", '"O2"', '"O3"')]
+
+
+def test_recipe_of_another_kind_of_model_is_no_earlier_one():
+    """One is exported from a folder, the other from a checkpoint that is made: all of it would be a change."""
+    folder = recipes.plan("tiny", VARIANT["plain"], replace(CHECKPOINT, folder=Path("x")), "fill-mask", MACHINE)
+    assert changes_since([folder.document], steps("plain").document) == []
+    assert changes_since([steps("plain").document], folder.document) == []
 
 
 def test_digest_is_of_a_checkpoint_or_of_an_input():
