@@ -39,7 +39,8 @@ def _environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key != "CI" and not key.startswith("PYTEST_")}
 
 
-def _heed_interrupts() -> None:
+def heed_interrupts() -> None:
+    """Let SIGINT end this process, although the one that started it ignores it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -128,7 +129,7 @@ class House:
         """
         return subprocess.Popen(
             self.command(*options), cwd=ROOT, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, preexec_fn=_heed_interrupts if interruptible else None,
+            text=True, preexec_fn=heed_interrupts if interruptible else None,
         )  # fmt: skip
 
     def usage_error(self, **options: object) -> str:

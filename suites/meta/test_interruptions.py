@@ -26,6 +26,14 @@ def test_signal_ends_a_run_with_its_report(tmp_path, number):
     assert not list(house.store.glob("partial/*"))
 
 
+def test_interrupt_between_the_start_of_a_worker_and_its_first_step_ends_the_run(tmp_path):
+    house = House(tmp_path, tmp_path / "store")
+    house.add("tiny", EMBEDDER + LOOSE)
+    process = house.begin("--variant", "plain", "-p", "suites.meta.interrupted_worker")
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 2, text
+
+
 def test_full_disk_is_told_with_what_was_judged_and_blames_no_model(house):
     house.add("tiny", EMBEDDER + LOOSE)
     run = house.run("--variant", "plain", "-p", "suites.meta.full_disk")

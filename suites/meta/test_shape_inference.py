@@ -1,10 +1,12 @@
-"""Shape inference without weights: what the optimizer and the quantizers make is what they make with them."""
+"""What spares memory, shapes without weights and tables in pieces, changes nothing that optimizer or quantizers make."""
 
+import json
 from contextlib import nullcontext
 
 import onnx
 import pytest
 from onnx import TensorProto
+from onnxruntime.quantization import quant_utils
 
 from fixtures.build.store import Store
 from fixtures.export import onnx_export, quantize, recipes, shape_inference
@@ -38,6 +40,15 @@ def made(function, source, output, parameters):
     return model
 
 
+def quantize_statically(inputs, output, parameters):
+    """Quantize a graph with ranges that fit any activation."""
+    nodes = onnx.load(inputs[0] / "model.onnx").graph.node
+    ranges = output.with_name(f"{output.name}-ranges")
+    ranges.mkdir()
+    (ranges / quantize.RANGES_FILE).write_text(json.dumps({name: [-1, 1] for node in nodes for name in node.output}))
+    quantize.quantize_static([*inputs, ranges], output, parameters)
+
+
 @pytest.mark.parametrize(
     ("function", "parameters"),
     [
@@ -46,13 +57,16 @@ def made(function, source, output, parameters):
         (onnx_export.optimize, {"level": "O4", "raw_mask": False, "for_gpu": False}),
         (quantize.quantize, INT8),
         (quantize.quantize_fused, INT8),
+        (quantize_statically, INT8),
     ],
-    ids=["O1", "O2", "O4", "quantize", "quantize-fused"],
+    ids=["O1", "O2", "O4", "quantize", "quantize-fused", "quantize-static"],
 )
 def test_graphs_are_those_of_the_libraries_themselves(plain, tmp_path, monkeypatch, function, parameters):
+    monkeypatch.setattr(quantize, "PIECE", 1000)
     light = made(function, plain, tmp_path / "light", parameters)
     for module in (onnx_export, quantize):
         monkeypatch.setattr(module, "without_weights", nullcontext)
+    monkeypatch.setattr(quantize, "in_pieces", nullcontext)
     assert light == made(function, plain, tmp_path / "libraries", parameters)
 
 
@@ -86,3 +100,20 @@ def test_libraries_infer_shapes_of_structures_alone(tmp_path, monkeypatch, share
     monkeypatch.setattr(shape_inference, "structure_of", noted)
     made(function, Store(shared_store).run(plan).folder, tmp_path / "made", parameters)
     assert len(structures) == calls
+
+
+@pytest.mark.parametrize("function", [quantize.quantize, quantize.quantize_fused], ids=["quantize", "quantize-fused"])
+def test_tables_are_quantized_in_pieces(tmp_path, monkeypatch, shared_store, function):
+    """A release that quantizes them by another way would copy them again."""
+    root = recipes.prepare("tiny", Checkpoint(None, None, "sha256:" + "0" * 64), "seeded:bert@7")
+    plan = recipes.plan("tiny", VARIANT["plain"], root, "feature-extraction", MACHINE)
+    original, sizes = quant_utils.quantize_nparray, []
+
+    def noted(element_type, values, *rest):
+        sizes.append(len(values))
+        return original(element_type, values, *rest)
+
+    monkeypatch.setattr(quantize, "PIECE", 1000)
+    monkeypatch.setattr(quant_utils, "quantize_nparray", noted)
+    made(function, Store(shared_store).run(plan).folder, tmp_path / "made", INT8)
+    assert max(sizes) == 1000

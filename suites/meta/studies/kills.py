@@ -2,14 +2,16 @@
 
 tox run -e kills                             # 200 kills, and one table
 tox run -e kills -- --kills 20 --seed 3      # fewer, at other moments
+tox run -e kills -- --signal INT             # Ctrl-C instead: the run has to end by itself
 
-Half of the kills end the run's own process alone, and half its workers too. A kind of run is repeated from the same
-state: nothing built, nothing approved, nothing fetched, or all of it.
+Half of the kills end the run's own process alone, and half its workers too; what is no kill goes to the run alone. A
+kind of run is repeated from the same state: nothing built, nothing approved, nothing fetched, or all of it.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -27,11 +29,11 @@ from pathlib import Path
 import psutil
 
 from fixtures.build.manifest import Damaged, verify
-from suites.meta.house import EMBEDDER, FEW, LOOSE
+from suites.meta.house import EMBEDDER, FEW, LOOSE, heed_interrupts
 
 ROOT = Path(__file__).resolve().parents[3]
-ORPHANS_END_S = 15
-"""How long processes of a killed run may take to end."""
+ENDS_S = 15
+"""How long a run may take to end after a signal, and its processes after a kill."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,9 @@ class Site:
         environment |= {"XDG_CACHE_HOME": str(self.cache), "TMPDIR": str(self.folder)}
         with (self.folder / "output").open("wb") as output:
             return subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-            )
+                command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+                preexec_fn=heed_interrupts,
+            )  # fmt: skip
 
     def baseline_files(self) -> set[str]:
         """Return the paths of what lies in the baselines; whether it is whole, the run that reads it says."""
@@ -152,9 +155,28 @@ def problems_after(site: Site, kind: Kind, expected: Set[str]) -> list[str]:
     return problems
 
 
+def end(process: subprocess.Popen[bytes], number: signal.Signals, *, alone: bool) -> list[str]:
+    """End a run by a signal, and return what is wrong with its end.
+
+    Args:
+        alone: whether it goes to the run's own process, and not to its workers.
+    """
+    if alone:
+        process.send_signal(number)
+    else:
+        os.killpg(process.pid, number)
+    try:
+        process.wait(ENDS_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return ["did not end"]
+    return []
+
+
 def orphans_of(site: Site) -> list[int]:
     """Return the processes that a killed run left behind, after the time that they may take to end."""
-    deadline = time.monotonic() + ORPHANS_END_S
+    deadline = time.monotonic() + ENDS_S
     while True:
         left = []
         for process in psutil.process_iter(["environ", "status"]):
@@ -181,8 +203,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--signal", choices=("KILL", "INT", "TERM"), default="KILL")
     options = parser.parse_args()
-    moments = random.Random(options.seed)
+    moments, number = random.Random(options.seed), signal.Signals[f"SIG{options.signal}"]
     with tempfile.TemporaryDirectory(prefix="exportgate-") as name:
         work = Path(name)
         templates = work / "templates"
@@ -203,34 +226,35 @@ def main() -> None:
                 sys.exit(f"{label}: the run that is not killed fails:\n{(site.folder / 'output').read_text()[-3000:]}")
             durations_s[label], expected[label] = time.monotonic() - start, site.baseline_files()
         tallies = {label: Tally() for label in KINDS}
-        number = -1
-        while sum(tally.kills for tally in tallies.values()) < options.kills:
-            number += 1
-            label = list(KINDS)[number % len(KINDS)]
+        for round_number in itertools.count():
+            if sum(tally.kills for tally in tallies.values()) >= options.kills:
+                break
+            label = list(KINDS)[round_number % len(KINDS)]
             kind, tally = KINDS[label], tallies[label]
             site = prepare(work / "killed", kind, templates)
             first, last = kind.moments
             wait_s = moments.uniform(first, last) * durations_s[label]
-            alone = moments.random() < 0.5
+            alone = moments.random() < 0.5 or number != signal.SIGKILL
+            problems = []
             process = site.start(kind)
             try:
                 process.wait(wait_s)
                 tally.late += 1
             except subprocess.TimeoutExpired:
-                if alone:
-                    process.kill()
-                else:
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+                problems += end(process, number, alone=alone)
                 tally.kills += 1
             orphans = orphans_of(site)
-            problems = [*(["processes that went on"] if orphans else []), *problems_after(site, kind, expected[label])]
+            problems += ["processes that went on"] if orphans else []
+            problems += problems_after(site, kind, expected[label])
             for pid in orphans:
                 psutil.Process(pid).kill()
             tally.problems.update(problems)
             whom = "alone" if alone else "with its workers"
-            print(f"{number + 1:4} {label:16} {wait_s:6.2f} s {whom:17} {'; '.join(problems) or 'sound'}", flush=True)
-    print("\n| run | killed | ended before | unsound afterwards |\n| --- | --- | --- | --- |")
+            print(
+                f"{round_number + 1:4} {label:16} {wait_s:6.2f} s {whom:17} {'; '.join(problems) or 'sound'}",
+                flush=True,
+            )
+    print(f"\n| run | {options.signal} | ended before | unsound afterwards |\n| --- | --- | --- | --- |")
     for label, tally in tallies.items():
         problems_text = ", ".join(f"{name}: {count}" for name, count in tally.problems.items()) or "none"
         print(f"| {label} | {tally.kills} | {tally.late} | {problems_text} |")
