@@ -1,4 +1,4 @@
-"""What spares memory, shapes without weights and tables in pieces, changes nothing that optimizer or quantizers make."""
+"""What spares memory changes nothing that optimizer or quantizers make: shapes without weights, tables in pieces."""
 
 import json
 from contextlib import nullcontext
