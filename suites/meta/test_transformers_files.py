@@ -116,7 +116,7 @@ def test_config_of_transformers_5_is_translated(translated, config, older):
         {"model_type": "bert", "transformers_version": "4.8.2", "gradient_checkpointing": False, "pooler_fc_size": 768},
         {"model_type": "bert", "position_embedding_type": "absolute", "transformers_version": "4.57.6"},
         {"model_type": "xlm-roberta", "sentence_transformers": {"activation_fn": "torch.nn.Identity"}},
-        {"model_type": "custom", "auto_map": {"AutoConfig": "custom.Config"}},
+        {"model_type": "bert", "auto_map": {"AutoConfig": "custom.Config"}},
         {"architectures": ["BertModel"]},
     ],
 )
@@ -188,7 +188,7 @@ def test_tokenizer_of_transformers_5_is_translated(translated):
     [
         {"tokenizer_class": "BertTokenizer"},
         {"tokenizer_class": "PreTrainedTokenizerFast", "extra_special_tokens": {"image_token": "<i>"}},
-        {"tokenizer_class": "Custom", "auto_map": {"AutoTokenizer": ["custom.Custom", None]}},
+        {"tokenizer_class": "BertTokenizer", "auto_map": {"AutoTokenizer": ["custom.Custom", None]}},
     ],
 )
 def test_tokenizer_that_is_read_as_it_is_stays(translated, tokenizer):
