@@ -62,7 +62,10 @@ def test_code_of_a_checkpoint_does_not_run(tmp_path, shared_store, checkpoint, m
         assert outcome.returncode == 0, outcome.text
     else:
         assert outcome.returncode == 4, outcome.text
-        assert "has no 'own', and no code of a checkpoint runs here (auto_map: {'AutoConfig': 'own.OwnConfig'" in outcome.stderr
+        assert (
+            "has no 'own', and no code of a checkpoint runs here (auto_map: {'AutoConfig': 'own.OwnConfig'"
+            in outcome.stderr
+        )
 
 
 def test_code_of_a_tokenizer_does_not_run(tmp_path, shared_store, checkpoint):
