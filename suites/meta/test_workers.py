@@ -173,6 +173,12 @@ def test_steps_run_together_as_far_as_memory_allows(tmp_path, monkeypatch):
     assert not overlap(first, second)
 
 
+def test_step_that_needs_most_begins_first(tmp_path, monkeypatch):
+    """At the end nothing would be left to run beside it."""
+    small, large = timed(tmp_path, monkeypatch, 10, 4, 9)
+    assert large[1] <= small[0]
+
+
 def test_step_that_needs_more_than_there_is_runs_alone(tmp_path, monkeypatch):
     first, second = timed(tmp_path, monkeypatch, 10, 20, 1)
     assert not overlap(first, second)

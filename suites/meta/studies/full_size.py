@@ -275,9 +275,10 @@ def beside_optimum(checkpoint: Path, work: Path, variants: Sequence[str], built:
     rows.append(("all of them", f"{total.seconds:.0f}", gigabytes(total.largest_bytes)))
     return [
         *table(("optimum-cli", "s", "peak GB"), rows),
-        f"A run of `{FILES_ALONE[0]}`, which needs the same files and no scores, took {built.seconds:.0f} s from an empty "
-        f"store, {built.seconds / total.seconds:.2f} of optimum-cli's time, exit status {built.status}; its processes "
-        f"held {gigabytes(built.together_bytes)} GB together. optimum-cli's files take {gigabytes(total.disk_bytes)} GB.",
+        f"A run of `{FILES_ALONE[0]}`, which needs the same files and no scores, took {built.seconds:.0f} s from an "
+        f"empty store, {built.seconds / total.seconds:.2f} of optimum-cli's time, exit status {built.status}; its "
+        f"processes held {gigabytes(built.together_bytes)} GB together. optimum-cli's files take "
+        f"{gigabytes(total.disk_bytes)} GB.",
         "",
     ]
 
