@@ -108,6 +108,9 @@ def test_ready_made_file_with_an_endless_loop_fails_in_time(tmp_path, shared_sto
     assert run.returncode == 1, run.text
     assert "took longer than 4 s, and was ended; --time-limit allows more" in run.stdout
     assert house.statuses() == {"plain": "fail"}
+    run = house.run(artifact, "--time-limit=4", suite="suites/latency")
+    assert run.returncode == 1, run.text
+    assert "took longer than 4 s, and was ended; --time-limit allows more" in run.stdout
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "soon", "1h"])
