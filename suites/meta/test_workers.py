@@ -179,6 +179,17 @@ def test_step_that_needs_most_begins_first(tmp_path, monkeypatch):
     assert large[1] <= small[0]
 
 
+def test_chain_begins_before_a_single_step(tmp_path):
+    """What it waits for is done while the single step runs."""
+    single, first = (Step(note_times, f"tiny {number}", (), {"number": number}) for number in range(2))
+    last = Step(note_times, "tiny 2", (first,), {"number": 2})
+    order = []
+    build_all(
+        Store(tmp_path), dict.fromkeys((single, last), 0), Limits(1, 2**33), lambda step, _: order.append(step.label)
+    )
+    assert order == ["tiny 1", "tiny 0", "tiny 2"]
+
+
 def test_step_that_needs_more_than_there_is_runs_alone(tmp_path, monkeypatch):
     first, second = timed(tmp_path, monkeypatch, 10, 20, 1)
     assert not overlap(first, second)
