@@ -107,6 +107,11 @@ def test_text_is_cut_to_the_exact_length(tokens, count_tokens):
     assert count_tokens(cut_to_length(count_tokens, tokens)) == tokens
 
 
+def test_tokenizer_that_makes_one_token_of_any_text_is_an_error_and_no_endless_search():
+    with pytest.raises(ValueError, match="cannot make a text of exactly 9 tokens"):
+        cut_to_length(lambda text: 1, 9)
+
+
 def test_text_that_cannot_be_cut_is_an_error():
     with pytest.raises(ValueError, match="cannot make a text of exactly 9 tokens"):
         cut_to_length(lambda text: 2 * len(text.split()), 9)
