@@ -16,13 +16,14 @@ def test_operators_are_the_pinned_ones(case: Case, operators: dict[str, int], ga
         return
     if case.ready_made and case.stored is None:
         inapplicable("a ready-made file need not be fused as exportgate's own export is")
-    if pins is None or case.variant.name not in pins.operators:
+    name = case.context.by_exporter(case.variant.name)
+    if pins is None or name not in pins.operators:
         unbaselined(case.subject, "no operators were approved of this variant; record them with --approve")
-    pinned = pins.operators[case.variant.name]
+    pinned = pins.operators[name]
     changed = [
-        f"{name}: {pinned.get(name, 0)} -> {operators.get(name, 0)}"
-        for name in sorted(pinned.keys() | operators.keys())
-        if pinned.get(name, 0) != operators.get(name, 0)
+        f"{operator}: {pinned.get(operator, 0)} -> {operators.get(operator, 0)}"
+        for operator in sorted(pinned.keys() | operators.keys())
+        if pinned.get(operator, 0) != operators.get(operator, 0)
     ]
     if changed:
         pytest.fail(

@@ -48,7 +48,9 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
     def build(name: str) -> Path:
         step = root
         if name != "PyTorch":
-            step = recipes.plan("m3", VARIANT[name], root, "feature-extraction", MACHINE, exporter=bge_m3_export.export)
+            step = recipes.plan(
+                "m3", VARIANT[name], root, "feature-extraction", MACHINE, own_export=bge_m3_export.export
+            )
         return [store.run(needed) for needed in step.lineage()][-1].folder
 
     return build

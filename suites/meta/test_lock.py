@@ -50,8 +50,8 @@ def test_lock_and_ranges_agree():
 @pytest.mark.parametrize(
     ("group", "requirement", "problem"),
     [
-        ("everywhere", "numpy>=1,<1.5", r"numpy \S+ is not <1.5,>=1"),
-        ("everywhere", "onnx>=99", r"onnx \S+ is not >=99"),
+        ("common", "numpy>=1,<1.5", r"numpy \S+ is not <1.5,>=1"),
+        ("common", "onnx>=99", r"onnx \S+ is not >=99"),
         ("gate", "another-package>=1", "another-package is not locked"),
     ],
 )
@@ -61,8 +61,8 @@ def test_range_that_has_moved_is_told(group, requirement, problem):
 
 
 def test_requirement_that_is_gone_is_told():
-    fewer = [requirement for requirement in GROUPS["everywhere"] if "jinja2" not in requirement]
-    assert problems_of(lock(), GROUPS | {"everywhere": fewer}) == ["jinja2 is locked, and the group has it no longer"]
+    fewer = [requirement for requirement in GROUPS["common"] if "jinja2" not in requirement]
+    assert problems_of(lock(), GROUPS | {"common": fewer}) == ["jinja2 is locked, and the group has it no longer"]
 
 
 @pytest.mark.parametrize(

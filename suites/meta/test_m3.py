@@ -59,7 +59,9 @@ def built(shared_store):
     def folder(name):
         step = root
         if name != "checkpoint":
-            step = recipes.plan("m3", VARIANT[name], root, "feature-extraction", MACHINE, exporter=bge_m3_export.export)
+            step = recipes.plan(
+                "m3", VARIANT[name], root, "feature-extraction", MACHINE, own_export=bge_m3_export.export
+            )
         for needed in step.lineage():
             artifact = store.run(needed)
         return artifact.folder

@@ -80,7 +80,7 @@ def keys_of(name: str) -> dict[str, str]:
     goal = {"limits": {"max_abs_error": 0.1}}
     for variant in VARIANT.values():
         artifact = recipes.plan(
-            name, variant, root, task.export_task, MACHINE, recipes.EXPORTERS.get(task.name), tokenised, goal
+            name, variant, root, task.export_task, MACHINE, recipes.OWN_EXPORTS.get(task.name), tokenised, goal
         )
         steps[variant.name] = artifact
         steps[f"{variant.name} scores"] = scores.plan_scores(

@@ -1,0 +1,158 @@
+"""PyTorch's own exporter: its graphs score as PyTorch does under any mask, and are kept apart from Optimum's."""
+
+import importlib.util
+import re
+
+import numpy as np
+import onnx
+import pytest
+from safetensors import safe_open
+
+from fixtures.build.step import Step
+from fixtures.build.store import Store
+from fixtures.export import recipes
+from fixtures.export.variants import VARIANT
+from fixtures.graphs.graph import added_operators, input_types, module_of, output_types
+from fixtures.models.checkpoints import Checkpoint
+from fixtures.runtimes import hardware
+from fixtures.runtimes.onnx_runtime import OnnxRuntime
+from fixtures.runtimes.torch_runtime import TorchRuntime
+from suites.meta.house import EMBEDDER, LOOSE, House
+
+MACHINE = hardware.detect()
+MASKS = {
+    "right padding": [[1, 1, 1, 1, 1, 1], [1, 1, 0, 0, 0, 0]],
+    "left padding": [[1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 1, 1]],
+    "holes": [[1, 0, 1, 1, 0, 1], [1, 1, 0, 0, 1, 1]],
+}
+EMBEDDING = {"auto_class": "AutoModel", "outputs": ["last_hidden_state"], "position_ids": False}
+
+
+@pytest.fixture(scope="module", params=["bert", "xlm_roberta", "mpnet", "modernbert", "qwen3", "t5", "deberta_v2"])
+def tiny(request, shared_store):
+    """Return a function: variant -> folder of a tiny embedder's artifact; and the folder of its checkpoint."""
+    store = Store(shared_store)
+    root = recipes.prepare("tiny", Checkpoint(None, None, "sha256:" + "0" * 64), f"seeded:{request.param}@7")
+
+    def folder(variant):
+        return store.run(
+            recipes.plan(
+                "tiny", VARIANT[variant], root, "feature-extraction", MACHINE, exporter="torch", traced=EMBEDDING
+            )
+        ).folder
+
+    assert isinstance(root, Step)
+    return folder, store.run(root).folder
+
+
+@pytest.mark.parametrize("variant", ["plain", "O1", "O2"])
+@pytest.mark.parametrize("mask", MASKS)
+def test_graph_scores_as_pytorch_under_any_mask(tiny, variant, mask):
+    folder, checkpoint = tiny
+    feeds = {"input_ids": np.arange(5, 17).reshape(2, 6), "attention_mask": np.array(MASKS[mask])}
+    runtime = OnnxRuntime(folder(variant) / "model.onnx", 1)
+    feeds |= {"token_type_ids": np.zeros((2, 6), np.int64)} if "token_type_ids" in runtime.inputs else {}
+    expected = TorchRuntime(checkpoint, "AutoModel", 1)(feeds)["last_hidden_state"]
+    kept = feeds["attention_mask"].astype(bool)
+    np.testing.assert_allclose(runtime(feeds)["last_hidden_state"][kept], expected[kept], atol=2e-5)
+
+
+def test_inputs_and_outputs_are_the_tasks_and_free(tiny):
+    folder, _ = tiny
+    model = onnx.load(folder("plain") / "model.onnx")
+    names = input_types(model).keys()
+    assert {"input_ids", "attention_mask"} <= names <= {"input_ids", "attention_mask", "token_type_ids"}
+    assert all(kind == "int64" and list(axes) == ["batch", "sequence"] for kind, axes in input_types(model).values())
+    ((name, (kind, axes)),) = output_types(model).items()
+    assert (name, kind, list(axes[:2])) == ("last_hidden_state", "float", ["batch", "sequence"])
+
+
+def test_weights_and_nodes_are_named_after_the_checkpoints_modules(tiny):
+    folder, checkpoint = tiny
+    graph = onnx.load(folder("plain") / "model.onnx").graph
+    names = {weight.name for weight in graph.initializer}
+    with safe_open(checkpoint / "model.safetensors", "np") as weights:
+        tensors = set(weights.keys())
+    assert len(names & tensors) > len(tensors) / 3, "transposed ones have names of their own"
+    modules = {name.rpartition(".")[0] for name in tensors}
+    products = {module_of(node.name) for node in graph.node if node.op_type == "MatMul"} - {""}
+    assert len(products & modules) >= 4
+    assert all(node.output[0].startswith(node.name) for node in graph.node[:-1])
+
+
+def test_attention_is_fused_with_the_mask_as_a_bias(shared_store):
+    store = Store(shared_store)
+    root = recipes.prepare("tiny", Checkpoint(None, None, "sha256:" + "0" * 64), "seeded:bert@7")
+    step = recipes.plan("tiny", VARIANT["O2"], root, "feature-extraction", MACHINE, exporter="torch", traced=EMBEDDING)
+    model = onnx.load(store.run(step).folder / "model.onnx")
+    fused = added_operators(model)
+    attentions = [node for node in model.graph.node if node.op_type == "Attention"]
+    assert len(attentions) == fused["com.microsoft.Attention"] == 2
+    assert all(not node.input[3] and node.input[5] for node in attentions), "no lengths, and a bias"
+    assert fused["com.microsoft.SkipLayerNormalization"] == 4
+
+
+def test_graph_that_cannot_be_loaded_is_no_artifact(tmp_path, shared_store):
+    """ONNX Script 0.7 gives a product of GPT-2 three axes where it takes two."""
+    house = House(tmp_path, shared_store)
+    house.add("tiny", EMBEDDER.replace("bert@7", "gpt2@7").replace("mean", "last") + LOOSE)
+    run = house.run("--exporter=torch", "--variant=O2", "--variant=plain")
+    assert run.returncode == 0, run.text
+    assert house.statuses() == {"plain": "unbaselined", "O2": "unsupported"}
+    assert "ONNX Script's fusions do not know this architecture" in run.stdout.replace("\n  ", " ")
+
+
+def test_exporters_have_keys_and_baselines_of_their_own(tmp_path, shared_store):
+    house = House(tmp_path, shared_store)
+    house.add("tiny", EMBEDDER + LOOSE)
+    digests = {}
+    for exporter in ("optimum", "torch"):
+        run = house.run("--exporter", exporter, "--variant", "plain", "--variant", "quantized", "--approve")
+        assert run.returncode == 0, run.text
+        machine = house.gate()["machine"]
+        assert machine["baseline"] == {"optimum": MACHINE.baseline, "torch": f"torch-{MACHINE.baseline}"}[exporter]
+        digests[exporter] = {row["variant"]: row["digest"] for row in house.gate()["models"][0]["variants"]}
+        run = house.run("--exporter", exporter, "--variant", "plain", "--variant", "quantized")
+        assert run.returncode == 0, run.text
+        assert house.statuses() == {"plain": "pass", "quantized": "pass"}
+    assert not set(digests["optimum"].values()) & set(digests["torch"].values())
+    assert (house.baselines / "tiny" / f"torch-{MACHINE.baseline}.json").is_file()
+
+
+def test_limits_of_optimums_recipes_excuse_no_graph_of_pytorch(tmp_path, shared_store):
+    """O2 of Optimum is wrong under left padding, and known to be; that of PyTorch's exporter holds."""
+    house = House(tmp_path, shared_store)
+    house.add("tiny", EMBEDDER + LOOSE)
+    for exporter, status in (("optimum", "limit"), ("torch", "pass")):
+        run = house.run(f"--exporter={exporter}", "--variant=O2", suite="suites/conformance/test_masks.py")
+        assert run.returncode in (0, 5), run.text
+        (variant,) = house.gate()["models"][0]["variants"]
+        assert variant["checks"]["scores_hold_under_mask[left-padding]"]["status"] == status
+
+
+def test_variant_that_it_cannot_make_says_why(tmp_path, shared_store):
+    house = House(tmp_path, shared_store)
+    house.add("tiny", EMBEDDER + LOOSE)
+    run = house.run("--exporter=torch", "--variant=O2-raw-mask", "--variant=static-quantized", "--variant=plain")
+    assert run.returncode == 0, run.text
+    assert house.statuses() == {"plain": "unbaselined", "O2-raw-mask": "unsupported", "static-quantized": "unsupported"}
+    reasons = {row["variant"]: row["reason"] for row in house.gate()["models"][0]["variants"]}
+    assert "gives fused attention the whole mask anyway" in reasons["O2-raw-mask"]
+    assert reasons["static-quantized"].endswith("--exporter optimum")
+
+
+def test_unknown_exporter_is_a_usage_error(house):
+    house.add("tiny", EMBEDDER)
+    assert house.usage_error(exporter="tensorflow") == "--exporter: 'tensorflow' is none of optimum, torch"
+
+
+def test_first_that_is_installed_is_the_default(house, monkeypatch):
+    house.add("tiny", EMBEDDER)
+    assert house.start().context.exporter.name == "optimum"
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if "optimum" in name else find_spec(name))
+    gate = house.start()
+    assert gate.context.exporter.name == "torch"
+    assert gate.context.versions["onnxscript"]
+    message = "--exporter: optimum needs optimum.onnxruntime, which is not installed here"
+    assert re.fullmatch(message, house.usage_error(exporter="optimum"))
