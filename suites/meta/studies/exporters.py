@@ -39,7 +39,7 @@ PAGE = ROOT / "docs" / "exporters.md"
 MODELS = ("minilm-l6", "minilm-reranker")
 VARIANTS = ("plain", "O1", "O2", "O3", "quantized", "O2-quantized", "O3-quantized")
 SHAPES = ((1, 16), (1, 128), (8, 128), (1, 256))
-ROUNDS, ROUNDS_S = 200, 20
+ROUNDS, ROUNDS_S = 200, 4
 """Rounds of each at most, and seconds that a ratio may take."""
 BEGIN, END = "<!-- Written by: tox run -e exporters -->", "<!-- end of what tox run -e exporters writes -->"
 
