@@ -1,11 +1,16 @@
 """Code that a checkpoint or a graph brings along: none of it runs, and whoever needs it is told."""
 
+import ctypes
 import json
+import shutil
+import subprocess
 
+import onnx
 import pytest
+from onnx import helper
 
 from fixtures.export import seeded
-from suites.meta.house import House
+from suites.meta.house import EMBEDDER, LOOSE, House
 
 CODE = """from pathlib import Path
 
@@ -24,6 +29,12 @@ class OwnModel(BertModel):
 class OwnTokenizer(BertTokenizerFast):
     pass
 """
+
+
+CONSTRUCTOR = """#include <stdio.h>
+__attribute__((constructor)) static void run(void) {{ fclose(fopen("{trace}", "w")); }}
+"""
+"""A library that makes a file when it is loaded."""
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +88,28 @@ def test_code_of_a_tokenizer_does_not_run(tmp_path, shared_store, checkpoint):
     assert not trace.exists()
     assert outcome.returncode == 4, outcome.text
     assert "has no 'OwnTokenizer', and no code of a checkpoint runs here" in outcome.stderr
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no compiler to make the library with")
+def test_library_beside_a_graph_is_not_loaded(tmp_path, shared_store):
+    """A graph with an operator of its own fails by that operator's name, and the library that has it stays closed."""
+    house = House(tmp_path, shared_store)
+    house.add("tiny", EMBEDDER + LOOSE)
+    house.run("--variant=plain")
+    artifact = house.artifact("plain")
+    folder = tmp_path / "ready-made"
+    shutil.copytree(artifact, folder)
+    model = onnx.load(folder / "model.onnx")
+    model.opset_import.append(helper.make_opsetid("own.operators", 1))
+    model.graph.node[-1].domain, model.graph.node[-1].op_type = "own.operators", "Trace"
+    onnx.save(model, folder / "model.onnx")
+    trace, source = tmp_path / "ran", tmp_path / "trace.c"
+    source.write_text(CONSTRUCTOR.format(trace=trace))
+    library = folder / "libcustom_op_library.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
+    run = house.run(f"--artifact=tiny:plain={folder}")
+    assert run.returncode == 1, run.text
+    assert "own.operators" in run.stdout
+    assert not trace.exists()
+    ctypes.CDLL(str(library))
+    assert trace.exists(), "whoever loads it, runs it"
