@@ -10,7 +10,8 @@ from safetensors import safe_open
 
 from fixtures.build.step import Step
 from fixtures.build.store import Store
-from fixtures.export import recipes
+from fixtures.export import recipes, torch_export
+from fixtures.export.onnx_export import OPSET
 from fixtures.export.variants import VARIANT
 from fixtures.graphs.graph import added_operators, input_types, module_of, output_types
 from fixtures.models.checkpoints import Checkpoint
@@ -103,6 +104,33 @@ def test_graph_that_cannot_be_loaded_is_no_artifact(tmp_path, shared_store):
     assert "ONNX Script's fusions do not know this architecture" in run.stdout.replace("\n  ", " ")
 
 
+@pytest.mark.parametrize("level", ["O1", "O2", "O3"])
+def test_large_weights_lie_in_a_file_of_their_own(shared_store, tmp_path, monkeypatch, level):
+    monkeypatch.setattr(torch_export, "LARGEST_INLINE_BYTES", 10_000)
+    root = recipes.prepare("tiny", Checkpoint(None, None, "sha256:" + "0" * 64), "seeded:bert@7")
+    assert isinstance(root, Step)
+    plain, optimized = tmp_path / "plain", tmp_path / "optimized"
+    plain.mkdir()
+    optimized.mkdir()
+    parameters = {"task": "feature-extraction", "opset": OPSET, **EMBEDDING}
+    torch_export.export_torch([Store(shared_store).run(root).folder], plain, parameters)
+    torch_export.fuse([plain], optimized, {"level": level})
+    feeds = {"input_ids": np.arange(5, 17).reshape(2, 6), "attention_mask": np.ones((2, 6), np.int64)}
+    feeds |= {"token_type_ids": np.zeros((2, 6), np.int64)}
+    hidden = []
+    for folder in (plain, optimized):
+        assert (folder / "model.onnx_data").stat().st_size > 10_000
+        hidden.append(OnnxRuntime(folder / "model.onnx", 1)(feeds)["last_hidden_state"])
+    np.testing.assert_allclose(hidden[1], hidden[0], atol=0.01 if level == "O3" else 2e-5)
+
+
+def test_optimum_is_no_exporter_beside_transformers_5(monkeypatch):
+    assert recipes.is_installed(recipes.EXPORTERS["optimum"])
+    monkeypatch.setattr(recipes, "version_of", lambda name: "5.24.0")
+    assert not recipes.is_installed(recipes.EXPORTERS["optimum"])
+    assert recipes.default_exporter() == "torch"
+
+
 def test_exporters_have_keys_and_baselines_of_their_own(tmp_path, shared_store):
     house = House(tmp_path, shared_store)
     house.add("tiny", EMBEDDER + LOOSE)
@@ -157,3 +185,11 @@ def test_first_that_is_installed_is_the_default(house, monkeypatch):
     assert gate.context.versions["onnxscript"]
     message = "--exporter: optimum needs optimum.onnxruntime, which is not installed here"
     assert re.fullmatch(message, house.usage_error(exporter="optimum"))
+
+
+def test_failure_is_reproduced_in_the_environment_that_it_was_seen_in(house):
+    house.add("tiny", EMBEDDER + "[ceilings.fp32]\nmax_abs_error = 1e-12\n")
+    for running, named in (("gate-transformers5", "gate-transformers5"), ("meta", "gate")):
+        run = house.run("--variant", "plain", variables={"TOX_ENV_NAME": running})
+        assert run.returncode == 1, run.text
+        assert f"reproduce: tox run -e {named} -- " in run.stdout
