@@ -1,15 +1,19 @@
-"""What spares memory changes nothing that optimizer or quantizers make: shapes without weights, tables in pieces."""
+"""What spares memory changes nothing that optimizer or quantizers make: shapes without weights, tables in
+pieces, channels at once.
+"""
 
 import json
 from contextlib import nullcontext
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto
 from onnxruntime.quantization import quant_utils
+from onnxruntime.quantization.base_quantizer import BaseQuantizer
 
 from fixtures.build.store import Store
-from fixtures.export import onnx_export, quantize, recipes, shape_inference
+from fixtures.export import lean_quantizer, onnx_export, quantize, recipes, shape_inference
 from fixtures.export.variants import VARIANT
 from fixtures.models.checkpoints import Checkpoint
 from fixtures.runtimes import hardware
@@ -62,11 +66,10 @@ def quantize_statically(inputs, output, parameters):
     ids=["O1", "O2", "O4", "quantize", "quantize-fused", "quantize-static"],
 )
 def test_graphs_are_those_of_the_libraries_themselves(plain, tmp_path, monkeypatch, function, parameters):
-    monkeypatch.setattr(quantize, "PIECE", 1000)
+    monkeypatch.setattr(lean_quantizer, "PIECE", 1000)
     light = made(function, plain, tmp_path / "light", parameters)
-    for module in (onnx_export, quantize):
-        monkeypatch.setattr(module, "without_weights", nullcontext)
-    monkeypatch.setattr(quantize, "in_pieces", nullcontext)
+    monkeypatch.setattr(onnx_export, "without_weights", nullcontext)
+    monkeypatch.setattr(quantize, "lean_quantizer", nullcontext)
     assert light == made(function, plain, tmp_path / "libraries", parameters)
 
 
@@ -113,7 +116,52 @@ def test_tables_are_quantized_in_pieces(tmp_path, monkeypatch, shared_store, fun
         sizes.append(len(values))
         return original(element_type, values, *rest)
 
-    monkeypatch.setattr(quantize, "PIECE", 1000)
+    monkeypatch.setattr(lean_quantizer, "PIECE", 1000)
     monkeypatch.setattr(quant_utils, "quantize_nparray", noted)
     made(function, Store(shared_store).run(plan).folder, tmp_path / "made", INT8)
     assert max(sizes) == 1000
+
+
+def test_channels_are_quantized_at_once(tmp_path, monkeypatch, shared_store):
+    """A release that quantizes them by another way would do so one by one again."""
+    root = recipes.prepare("tiny", Checkpoint(None, None, "sha256:" + "0" * 64), "seeded:bert@7")
+    plan = recipes.plan("tiny", VARIANT["plain"], root, "feature-extraction", MACHINE)
+    one_by_one, calls = BaseQuantizer.quantize_weight_per_channel_impl, []
+
+    def noted(self, name, *rest):
+        calls.append(name)
+        return one_by_one(self, name, *rest)
+
+    monkeypatch.setattr(BaseQuantizer, "quantize_weight_per_channel_impl", noted)
+    made(quantize.quantize, Store(shared_store).run(plan).folder, tmp_path / "made", INT8)
+    assert not calls
+
+
+@pytest.mark.parametrize("reduce_range", [False, True])
+@pytest.mark.parametrize("dtype", [TensorProto.INT8, TensorProto.UINT8])
+def test_channels_are_those_of_onnxruntime(dtype, reduce_range):
+    """Columns of zeros, of one value, of the smallest and of the largest numbers, and where a value is half a step."""
+    generator = np.random.default_rng(7)
+    values = generator.normal(size=(33, 12)).astype(np.float32)
+    values[:, 0], values[:, 1] = 0, 3
+    values[:, 2] *= np.float32(1e-44)
+    values[:, 3] *= np.float32(1e-38)
+    values[:, 4] *= np.float32(3e37)
+    values[:, 5] = np.abs(values[:, 5])
+    values[:, 6] = np.linspace(-127, 127, 33) / 2
+    channels = lean_quantizer.Channels.of(values, dtype, reduce_range)
+    integers = channels.quantize(values)
+    for column in range(values.shape[1]):
+        zero_point, scale, expected = quant_utils.quantize_data(
+            values[:, column].copy(), dtype, True, reduce_range=reduce_range
+        )[-3:]
+        assert (channels.zero_point[column], channels.scale[column]) == (zero_point, scale)
+        assert integers[:, column].tolist() == expected.tolist()
+    assert channels.are_those_of_onnxruntime(values)
+    channels.scale[channels.scale.argmax()] *= 2
+    assert not channels.are_those_of_onnxruntime(values)
+
+
+@pytest.mark.parametrize("values", [np.full((3, 2), np.nan, np.float32), np.zeros((0, 2), np.float32)])
+def test_channels_of_no_numbers_are_left_to_onnxruntime(values):
+    assert lean_quantizer.Channels.of(values, TensorProto.INT8, reduce_range=False) is None
