@@ -1,14 +1,16 @@
 """Quantization: what the file really has, read back from the graph, and what each layer lost."""
 
+from collections.abc import Sequence
+
 import onnx
 import pytest
 
-from fixtures.export import restore
+from fixtures.export import recipes, restore
 from fixtures.gate.case import Case
 from fixtures.gate.session import Gate
 from fixtures.graphs import quantization
 from fixtures.graphs.graph import MADE_BY_QUANTIZERS
-from fixtures.graphs.quantization import LARGEST_ERROR_STEPS, quantized_weights
+from fixtures.graphs.quantization import LARGEST_ERROR_STEPS, Blocks, QuantizedWeight, quantized_weights
 from fixtures.plugin.outcomes import inapplicable
 from fixtures.plugin.suite_fixtures import NoteFinding
 from fixtures.runtimes.hardware import TIER
@@ -19,15 +21,23 @@ pytestmark = pytest.mark.check
 def test_quantization_is_that_of_the_recipe(
     case: Case, onnx_model: onnx.ModelProto, operators: dict[str, int], gate: Gate, finding: NoteFinding
 ) -> None:
-    """Weight type, scales per channel and range are the tier's; nothing is quantized where nothing should be."""
+    """Weight type, scales and range are the tier's, or blocks the recipe's; nothing else is quantized."""
     weights, int8 = quantized_weights(onnx_model, case.file.parent), gate.machine.int8
-    if not any(link[0].startswith("quantize") for link in case.variant.recipe):
+    if not case.variant.quantizes:
         assert not weights, f"{case}: {weights[0].layer} is quantized, and the recipe does not say so"
         return
     if case.ready_made and operators.keys() & MADE_BY_QUANTIZERS and not weights:
         finding("quantized by other means than ONNX Runtime's quantizer: its scales cannot be read back")
         return
     assert weights, f"{case}: nothing is quantized"
+    if case.variant.weights_alone:
+        _check_blocks(case, weights, finding)
+        return
+    if in_blocks := [weight for weight in weights if weight.blocks]:
+        problem = f"{in_blocks[0].layer} is quantized alone, and not what it reads: {in_blocks[0].blocks}"
+        assert case.ready_made, f"{case}: {problem}"
+        finding(problem)
+        return
     matrices = [weight for weight in weights if not weight.is_table]
     problems = [
         f"{weight.layer} is {weight.dtype}, and not {int8.weights_dtype}"
@@ -54,9 +64,28 @@ def test_quantization_is_that_of_the_recipe(
     finding(summary)
 
 
+def _check_blocks(case: Case, weights: Sequence[QuantizedWeight], finding: NoteFinding) -> None:
+    """Bits and accuracy level, which a variant is named after, are the recipe's; blocks too in an export of our own."""
+    stated = Blocks(**recipes.WEIGHT_PARAMETERS[case.variant.recipe[-1][1]])
+    problems = [
+        f"{weight.layer} has {weight.blocks or 'no blocks'}, and the recipe says {stated}"
+        for weight in weights
+        if weight.blocks != stated
+    ]
+    named = [
+        weight.blocks and (weight.blocks.bits, weight.blocks.accuracy_level) == (stated.bits, stated.accuracy_level)
+        for weight in weights
+    ]
+    if problems and case.ready_made and all(named):
+        finding(f"not quantized as this suite would: {problems[0]}")
+        return
+    assert not problems, f"{case}: {problems[0]}"
+    finding("; ".join(filter(None, [f"{len(weights)} matrices: {stated}", restore.describe(case.artifact.folder)])))
+
+
 def test_weights_survive_quantization(case: Case, onnx_model: onnx.ModelProto, finding: NoteFinding) -> None:
     """No weight is further off than rounding explains; the layers that lose most are named."""
-    if not any(link[0].startswith("quantize") for link in case.variant.recipe):
+    if not case.variant.quantizes:
         inapplicable("not quantized")
     if case.ready_made:
         inapplicable(

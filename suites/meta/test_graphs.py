@@ -2,11 +2,14 @@
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from fixtures.graphs import quantization
+from fixtures.export.quantize import quantize_weights
+from fixtures.export.recipes import WEIGHT_PARAMETERS
+from fixtures.graphs import quantization, weights
 from fixtures.graphs.graph import added_operators, input_types, module_of, opsets, output_types
 from fixtures.graphs.quantization import LARGEST_ERROR_STEPS, quantized_weights
 
@@ -105,6 +108,76 @@ def test_wrong_scale_and_changed_weight_are_seen(quantize):
     assert worst.layer == "encoder.layer.0.query"
     assert steps_of(worst) > 10
     assert all(steps_of(error) <= LARGEST_ERROR_STEPS for error in sound)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("rows", [64, 72], ids=["whole blocks", "last block in part"])
+def test_weights_in_blocks_are_read_back(tmp_path, bits, symmetric, rows):
+    """What they stand for is what ONNX Runtime makes of them: the product with the unit matrix."""
+    values = np.random.default_rng(7).normal(size=(rows, 8)).astype(np.float32)
+    values[:32, 3] = np.abs(values[:32, 3])
+    values[32:64, 5] = 0  # a block whose scale is zero
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], name="/layer/MatMul")], "one layer",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", rows])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 8])],
+        [numpy_helper.from_array(values, "w")],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(model, tmp_path / "model.onnx")
+    (output := tmp_path / "quantized").mkdir()
+    parameters = {"bits": bits, "block_size": 32, "symmetric": symmetric, "accuracy_level": 0}
+    quantize_weights([tmp_path], output, parameters)
+    quantized = onnx.load(output / "model.onnx")
+    (weight,) = quantized_weights(quantized)
+    assert (weight.name, weight.layer, weight.blocks) == ("w", "layer", quantization.Blocks(**parameters))
+    session = onnxruntime.InferenceSession(str(output / "model.onnx"), providers=["CPUExecutionProvider"])
+    (expected,) = session.run(None, {"x": np.eye(rows, dtype=np.float32)})
+    assert np.abs(weight.floats - expected).max() < 1e-6
+    (error,) = quantization.round_trip(model, quantized)
+    assert 0.3 < steps_of(error) <= LARGEST_ERROR_STEPS
+    comparison = weights.compare({"layer.weight": values.T}, quantized)
+    assert not comparison.differences
+    assert comparison.share == 1
+
+    node = next(node for node in quantized.graph.node if node.op_type == "MatMulNBits")
+    scale = next(tensor for tensor in quantized.graph.initializer if tensor.name == node.input[2])
+    scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * np.float32(1.1), scale.name))
+    assert steps_of(quantization.round_trip(model, quantized)[0]) > LARGEST_ERROR_STEPS
+    (difference,) = weights.compare({"layer.weight": values.T}, quantized).differences
+    assert difference.tensor == "layer.weight"
+    assert "scale that is off by +10" in difference.problem
+    assert "blocks" in difference.problem
+
+
+def test_matrix_of_two_layers_is_quantized_once(tmp_path):
+    """As ALBERT's layers share theirs; the quantizer writes it for each, and a file may hold a name only once."""
+    values = np.random.default_rng(7).normal(size=(64, 64)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], name="/layer/MatMul"),
+         helper.make_node("MatMul", ["y", "w"], ["z"], name="/layer_1/MatMul")], "a layer that runs twice",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 64])],
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, ["n", 64])],
+        [numpy_helper.from_array(values, "w")],
+    )  # fmt: skip
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "model.onnx"
+    )
+    (output := tmp_path / "quantized").mkdir()
+    quantize_weights([tmp_path], output, WEIGHT_PARAMETERS["int4"])
+    onnx.checker.check_model(output / "model.onnx")
+    assert len(onnx.load(output / "model.onnx").graph.initializer) == 3
+    assert len(quantized_weights(onnx.load(output / "model.onnx"))) == 1
+
+
+def test_graph_without_matrices_is_not_quantized_in_blocks(tmp_path):
+    model = tiny()
+    del model.graph.node[1]
+    model.graph.node[1].input[0] = "embedded"
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(NotImplementedError, match="what MatMul multiplies by"):
+        quantize_weights([tmp_path], tmp_path, WEIGHT_PARAMETERS["int4"])
 
 
 def steps_of(error: quantization.LayerError) -> float:

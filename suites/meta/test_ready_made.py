@@ -13,7 +13,9 @@ import pytest
 import tokenizers
 from onnx import TensorProto, helper, numpy_helper
 
+from fixtures.export.quantize import quantize_weights
 from fixtures.export.ready_made import PADDED_TO, ReadyMadeError, find, map_inputs, map_outputs
+from fixtures.export.recipes import WEIGHT_PARAMETERS
 from fixtures.scoring.tasks import TASKS
 from suites.meta.house import FEW, ROOT
 
@@ -657,3 +659,20 @@ def test_without_pytorch_a_ready_made_file_is_judged_and_exports_are_unsupported
     code, text = run("suites/accuracy", "--variant=plain", "--require-all")
     assert code == 1, text
     assert "PyTorch is not installed" in text
+
+
+def test_weights_in_blocks_are_told_from_dynamic_int8(shop, folder, tmp_path):
+    """And judged as what they are where they are handed in as that."""
+    _, house, _ = shop
+    (blocks := tmp_path / "blocks").mkdir()
+    quantize_weights([folder], blocks, WEIGHT_PARAMETERS["int8"])
+    for variant, text in (
+        ("quantized", "is quantized alone, and not what it reads: 8 bits in blocks of 32, with zero points"),
+        ("int8-weights", "12 matrices: 8 bits in blocks of 32, with zero points, accuracy level 0"),
+    ):
+        run = house.run(f"--artifact=bert:{variant}={blocks}", suite="suites/conformance/test_quantization.py")
+        assert run.returncode == 0, run.text
+        assert text in result(house, variant)["checks"]["quantization_is_that_of_the_recipe"]["text"]
+    run = house.run(f"--artifact=bert:int4={blocks}", suite="suites/conformance/test_quantization.py")
+    assert run.returncode == 1
+    assert "has 8 bits in blocks of 32, with zero points, accuracy level 0, and the recipe says 4 bits" in run.text

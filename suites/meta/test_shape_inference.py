@@ -150,6 +150,7 @@ def test_channels_are_those_of_onnxruntime(dtype, reduce_range):
     values[:, 5] = np.abs(values[:, 5])
     values[:, 6] = np.linspace(-127, 127, 33) / 2
     channels = lean_quantizer.Channels.of(values, dtype, reduce_range)
+    assert channels is not None
     integers = channels.quantize(values)
     for column in range(values.shape[1]):
         zero_point, scale, expected = quant_utils.quantize_data(

@@ -49,7 +49,7 @@ GOLDEN = {
     "embedder quantized scores": "1bc5de7c98c6e94d4efbadbb4f74c3ba",
     "embedder O2-quantized": "cc8174d5a524f781dbec025dca02ba4d",
     "embedder static-quantized": "ac610f50923845a80a615a067c09b323",
-    "embedder static-quantized-restored": "ae83631d62167fdbe9123e512e093384",
+    "embedder static-quantized-restored": "6d15024089e93a89cd15ddaa209edfe4",
     "embedder openvino-static": "5ee6523da18a49600372a1a1aa6f4b36",
     "embedder exact": "4b7864f11705412083a19b30b567e73f",
     "embedder investigation": "a414d2a2b94c5e691632e62f9a6752e9",
