@@ -35,8 +35,8 @@ from fixtures.scoring.tasks import TASKS
 from suites.meta.house import ROOT
 
 MACHINE = hardware.detect()
-FORMS = ("plain", "O2", "quantized", "O2-quantized")
-"""One variant per form of graph: as exported, fused, and both in int8."""
+FORMS = ("plain", "O2", "quantized", "O2-quantized", "int4")
+"""One variant per form of graph: as exported, fused, both in int8, and weights in blocks."""
 RANDOM_TEXTS = 100
 DENSE_HEAD = seeded.ARCHITECTURES["bert_dense"].modules
 embedder = functools.partial(Settings, task="embedding", max_length=64, normalize=True)

@@ -2,6 +2,7 @@
 
 tox run -e detection                  # all faults in all variants, beside other tools; writes docs/detection.md
 tox run -e detection -- --variant O2  # fewer; writes nothing
+tox run -e detection -- --exporter torch    # in graphs of PyTorch's own exporter; writes nothing
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+from fixtures.export.recipes import EXPORTERS
 from fixtures.faults.fault import keep_settings
 from fixtures.faults.table import FAULT
 from suites.meta.house import ROOT
@@ -34,9 +36,13 @@ def main() -> int:
         metavar="FAULT",
         help="only this fault (repeatable); nothing is written",
     )
+    parser.add_argument(
+        "--exporter", choices=tuple(EXPORTERS), help="plant in graphs that it makes; nothing is written"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="exportgate-") as folder:
-        study = DetectionStudy(Path(folder), options.variant or ())
+        exporter = options.exporter or "optimum"
+        study = DetectionStudy(Path(folder), options.variant or (), exporter=exporter)
         study.prepare()
         verdicts = study.judge(study.placements([FAULT[name] for name in options.fault or FAULT]))
         for verdict in verdicts:
@@ -46,7 +52,7 @@ def main() -> int:
         missed = [verdict for verdict in verdicts if verdict.matters and not verdict.named]
         for verdict in missed:
             print(verdict)
-        if not (options.variant or options.fault):
+        if not (options.variant or options.fault or options.exporter):
             complaints, alarms = compare_with_rivals(study, verdicts)
             text = document(study.machine, study.variants, verdicts, complaints, alarms)
             (ROOT / "docs" / "detection.md").write_text(text)

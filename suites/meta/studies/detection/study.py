@@ -28,6 +28,7 @@ from fixtures.export import recipes, seeded
 from fixtures.export.pooled_export import head_parameters
 from fixtures.export.variants import DEFAULT_VARIANTS, VARIANT
 from fixtures.faults.effect import Input, SoundScores, encode, score_sound, true_effect
+from fixtures.faults.families.scope import IN_BLOCKS
 from fixtures.faults.fault import Fault, Inapplicable
 from fixtures.faults.planting import applies, build_faulty_artifact
 from fixtures.faults.table import FAULT, FAULTS
@@ -59,7 +60,8 @@ MODELS = {
 MAIN_MODELS = ("mean", "rerank")
 """Models that get every fault that they have a place for, where each is planted in one variant, and whose probes are
 studied. Where each is planted in all variants, the first model that has a place for it gets it."""
-# Random weights amplify the error of int8: what its ceilings are is the models', and not detection's, matter.
+LOOSE_CLASSES = ("int8", "int8 weights", "int4")
+# Random weights amplify the errors of these: what their ceilings are is the models', and not detection's, matter.
 LOOSE_CEILINGS = {
     "embedding": "max_abs_error = 1\nmin_cosine = -1\nmax_similarity_change = 2\ntopk_overlap = 0\n",
     "rerank": "max_logit_error = 9\nmean_logit_error = 9\nkendall_tau = -1\nmin_kendall_tau = -1\norder_flips = 1\n"
@@ -260,6 +262,7 @@ class DetectionStudy:
         texts: how many random texts measure the effect of a fault.
         named_checks: whether each faulty artifact is judged by the checks alone that its fault names; probes are not
             studied then.
+        exporter: what makes the graphs, a row of `recipes.EXPORTERS`.
     """
 
     def __init__(
@@ -270,16 +273,18 @@ class DetectionStudy:
         *,
         texts: int = 400,
         named_checks: bool = False,
+        exporter: str = "optimum",
     ) -> None:
-        self.folder, self.texts = folder, texts
+        self.folder, self.texts, self.exporter = folder, texts, exporter
         self.plugins = ("-p", named_checks_plugin.__name__) if named_checks else ()
         self.studies_probes = not named_checks
         self.machine = hardware.detect(None)
         self.house = House(folder, store or folder / "store")
         self.variants = [
             variant.name
-            for variant in DEFAULT_VARIANTS
+            for variant in (*DEFAULT_VARIANTS, *(VARIANT[name] for name in IN_BLOCKS))
             if not variant.unsupported(self.machine) and (not only or variant.name in only)
+            if not recipes.EXPORTERS[exporter].unsupported(variant, "feature-extraction")
         ]
         self.sound: dict[str, dict[str, Path]] = {}
         self.checkpoints: dict[str, Path] = {}
@@ -310,7 +315,14 @@ class DetectionStudy:
             for variant in dict.fromkeys(variants[name]):
                 head = head_parameters(settings, seeded.modules_of(settings.source))
                 steps[name, variant] = recipes.plan(
-                    name, VARIANT[variant], root, task.export_task, self.machine, head=head
+                    name,
+                    VARIANT[variant],
+                    root,
+                    task.export_task,
+                    self.machine,
+                    head=head,
+                    exporter=self.exporter,
+                    traced=task.traced(position_ids=False),
                 )
         limits = Limits(self.machine.threads, self.machine.memory_bytes)
         failed = build_all(store, dict.fromkeys([*steps.values(), *roots.values()], 0), limits, lambda *_: None)
@@ -321,7 +333,8 @@ class DetectionStudy:
             self.sound.setdefault(name, {})[variant] = folder
         self.checkpoints = {name: store.run(root).folder for name, root in roots.items()}
         for name, text in MODELS.items():
-            self.house.add(name, f"{text}[ceilings.int8]\n{LOOSE_CEILINGS[settings_of(name).task]}")
+            loose = LOOSE_CEILINGS[settings_of(name).task]
+            self.house.add(name, text + "".join(f'[ceilings."{row}"]\n{loose}' for row in LOOSE_CLASSES))
         artifacts = [
             (name, variant, folder)
             for name, folders in self.sound.items()
@@ -344,7 +357,10 @@ class DetectionStudy:
         arguments = house.report.with_name("arguments.txt")
         named = [f"--artifact={model}:{variant}={folder}" for model, variant, folder in artifacts]
         arguments.write_text("\n".join([*checks[1:], *named, *options]))
-        return house.run(*QUIETLY, *plugins, f"@{arguments}", suite=checks[0])  # in a file, pytest loads no plugin
+        exporter = f"--exporter={self.exporter}"
+        return house.run(
+            *QUIETLY, *plugins, exporter, f"@{arguments}", suite=checks[0]
+        )  # in a file, pytest loads no plugin
 
     def placements(self, faults: Iterable[Fault], main_models: Sequence[str] = MAIN_MODELS[:1]) -> list[Placement]:
         """Return where to plant faults: in all variants that they apply to.
@@ -393,7 +409,9 @@ class DetectionStudy:
         workspace = self.folder / "faulty" / str(number)
         workspace.mkdir(parents=True)
         try:
-            folder = build_faulty_artifact(fault, variant, self.sound[model], settings, self.machine, workspace)
+            folder = build_faulty_artifact(
+                fault, variant, self.sound[model], settings, self.machine, workspace, self.exporter
+            )
         except Inapplicable:
             return None
         faulty_settings, sound = fault.change_settings(settings), self.sound[model][variant]
