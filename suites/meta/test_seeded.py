@@ -47,6 +47,7 @@ FAMILIES = {
     "modernbert": Family("AutoModel", "[CLS] Y [SEP] N [SEP]", None),
     "gpt2": Family("AutoModelForCausalLM", "Y N"),
     "qwen3": Family("AutoModelForCausalLM", "Y N <|endoftext|>"),
+    "gemma3": Family("AutoModel", "<bos> Y <eos> N <eos>", None),
     "t5": Family("AutoModel", "Y </s> N </s>", MARKS),
     "mt5": Family("AutoModel", "Y </s> N </s>", MARKS),
     "umt5": Family("AutoModel", "Y </s> N </s>", MARKS),
