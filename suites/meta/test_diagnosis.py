@@ -491,6 +491,7 @@ def test_deviation_is_relative():
     assert deviation(np.array([np.inf, np.nan]), np.array([np.inf, np.nan])) == 0
     assert deviation(left, np.array([1.0, -1.0, 1.0, np.nan])) == np.inf
     assert deviation(left, left[:2]) == np.inf
+    assert deviation(np.zeros(2), left[:2]) == np.inf
     masked = np.append(left, -3.4e38)
     assert deviation(masked, masked * [1.01, 1, 1, 1, 1]) == pytest.approx(0.01 / np.sqrt(5))
 
