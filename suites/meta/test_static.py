@@ -6,7 +6,12 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantizationMode, QuantType
+from onnxruntime.quantization.calibrate import TensorData, TensorsData
+from optimum.onnxruntime import ORTQuantizer
+from optimum.onnxruntime.configuration import QuantizationConfig
 
+from fixtures.runtimes import hardware
 from suites.meta.house import EMBEDDER, LOOSE, House
 
 STATIC = '[ceilings."int8, static"]\nmax_abs_error = 1\nmin_cosine = -1\nmax_similarity_change = 2\ntopk_overlap = 0\n'
@@ -78,3 +83,32 @@ def test_graph_has_pairs_with_the_scales_of_the_ranges(graphs, calibrations):
                 np.testing.assert_allclose(values[node.input[1]], width / 255, rtol=1e-3)
                 checked += 1
         assert checked >= 4
+
+
+def test_graph_is_the_one_that_optimum_makes(graphs, calibrations, house, tmp_path):
+    """Optimum passes ranges and options on to the quantizer that makes it here."""
+    folders = {manifest["digest"]: folder for manifest, folder in [*calibrations, *house.artifacts(":export_onnx")]}
+    int8 = hardware.detect().int8
+    config = QuantizationConfig(
+        is_static=True,
+        format=QuantFormat.QDQ,
+        mode=QuantizationMode.QLinearOps,
+        weights_dtype=QuantType[int8.weights_dtype],
+        activations_dtype=QuantType[int8.activations_dtype],
+        per_channel=int8.per_channel,
+        reduce_range=int8.reduce_range,
+        operators_to_quantize=["MatMul", "Gather"],
+    )
+    for number, (manifest, folder) in enumerate(graphs):
+        export, calibration = (folders[digest] for digest in manifest["recipe"]["inputs"])
+        ranges = {
+            name: TensorData(lowest=np.float32(low), highest=np.float32(high))
+            for name, (low, high) in read_ranges(calibration).items()
+        }
+        ORTQuantizer.from_pretrained(export, file_name="model.onnx").quantize(
+            config,
+            tmp_path / str(number),
+            file_suffix="",
+            calibration_tensors_range=TensorsData(CalibrationMethod.MinMax, ranges),
+        )
+        assert (tmp_path / str(number) / "model.onnx").read_bytes() == (folder / "model.onnx").read_bytes()

@@ -162,12 +162,26 @@ def test_limits_of_optimums_recipes_excuse_no_graph_of_pytorch(tmp_path, shared_
 def test_variant_that_it_cannot_make_says_why(tmp_path, shared_store):
     house = House(tmp_path, shared_store)
     house.add("tiny", EMBEDDER + LOOSE)
-    run = house.run("--exporter=torch", "--variant=O2-raw-mask", "--variant=static-quantized", "--variant=plain")
+    run = house.run("--exporter=torch", "--variant=O2-raw-mask", "--variant=plain")
     assert run.returncode == 0, run.text
-    assert house.statuses() == {"plain": "unbaselined", "O2-raw-mask": "unsupported", "static-quantized": "unsupported"}
+    assert house.statuses() == {"plain": "unbaselined", "O2-raw-mask": "unsupported"}
     reasons = {row["variant"]: row["reason"] for row in house.gate()["models"][0]["variants"]}
     assert "gives fused attention the whole mask anyway" in reasons["O2-raw-mask"]
-    assert reasons["static-quantized"].endswith("--exporter optimum")
+
+
+@pytest.mark.parametrize(
+    "variant", ["static-quantized", "quantized-restored", "O2-quantized-restored", "int4-restored"]
+)
+def test_its_graphs_are_quantized_in_every_way(tmp_path, shared_store, variant):
+    """Weights are compared with those of the graph before, and with the checkpoint's."""
+    house = House(tmp_path, shared_store)
+    loose = "]\nmax_abs_error = 1\nmin_cosine = -1\nmax_similarity_change = 2\ntopk_overlap = 0\n"
+    house.add("tiny", f'{EMBEDDER}{LOOSE}[ceilings."int8, static"{loose}[ceilings."int8, restored"{loose}')
+    run = house.run("--exporter=torch", f"--variant={variant}")
+    assert run.returncode == 0, run.text
+    for suite in ("suites/conformance/test_quantization.py", "suites/conformance/test_weights.py"):
+        run = house.run("--exporter=torch", f"--variant={variant}", suite=suite)
+        assert run.returncode == 0, run.text
 
 
 def test_unknown_exporter_is_a_usage_error(house):
