@@ -152,7 +152,7 @@ def test_weights_in_blocks_are_read_back(tmp_path, bits, symmetric, rows):
 
 
 def test_matrix_of_two_layers_is_quantized_once(tmp_path):
-    """As ALBERT's layers share theirs; the quantizer writes it for each, and a file may hold a name only once."""
+    """As ALBERT's layers share theirs: a file may hold a name only once."""
     values = np.random.default_rng(7).normal(size=(64, 64)).astype(np.float32)
     graph = helper.make_graph(
         [helper.make_node("MatMul", ["x", "w"], ["y"], name="/layer/MatMul"),
