@@ -10,7 +10,8 @@ from fixtures.gate.case import Case
 from fixtures.gate.session import Gate
 from fixtures.graphs import quantization
 from fixtures.graphs.graph import MADE_BY_QUANTIZERS
-from fixtures.graphs.quantization import LARGEST_ERROR_STEPS, Blocks, QuantizedWeight, quantized_weights
+from fixtures.graphs.integer_formats import quantized_weights
+from fixtures.graphs.quantization import LARGEST_ERROR_STEPS, Blocks, QuantizedWeight
 from fixtures.plugin.outcomes import inapplicable
 from fixtures.plugin.suite_fixtures import NoteFinding
 from fixtures.runtimes.hardware import TIER
@@ -93,7 +94,7 @@ def test_weights_survive_quantization(case: Case, onnx_model: onnx.ModelProto, f
         )
     file = case.context.artifact(case.step.input_steps[0]).folder / case.file.name
     original = onnx.load(file, load_external_data=False)
-    errors = quantization.round_trip(original, onnx_model, file.parent, case.file.parent)
+    errors = quantization.round_trip(original, quantized_weights(onnx_model, case.file.parent), file.parent)
     lost = [error.layer for error in errors if error.steps is None]
     assert not lost, f"{case}: {', '.join(lost)}: no such weight in the graph that was quantized"
     steps = {error.layer: error.steps for error in errors if error.steps is not None}

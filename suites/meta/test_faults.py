@@ -26,7 +26,7 @@ from fixtures.faults.planting import applies, build_faulty_artifact
 from fixtures.faults.table import FAMILIES, FAULT, FAULTS
 from fixtures.faults.tokenizer_edits import edit_tokenizer
 from fixtures.graphs.graph import added_operators
-from fixtures.graphs.quantization import quantized_weights
+from fixtures.graphs.integer_formats import quantized_weights
 from fixtures.models.checkpoints import Checkpoint
 from fixtures.models.settings import Export, Settings
 from fixtures.runtimes import hardware

@@ -11,7 +11,8 @@ from fixtures.export.quantize import quantize_weights
 from fixtures.export.recipes import WEIGHT_PARAMETERS
 from fixtures.graphs import quantization, weights
 from fixtures.graphs.graph import added_operators, input_types, module_of, opsets, output_types
-from fixtures.graphs.quantization import LARGEST_ERROR_STEPS, quantized_weights
+from fixtures.graphs.integer_formats import quantized_weights
+from fixtures.graphs.quantization import LARGEST_ERROR_STEPS
 
 RANDOM = np.random.default_rng(3)
 WEIGHTS = {"table": (50, 24), "onnx::MatMul_7": (24, 16), "head.weight": (8, 16)}
@@ -93,7 +94,7 @@ def test_quantization_is_read_back(quantize, weight_type, per_channel, reduce_ra
     assert weights.pop("embeddings.word").is_table
     for weight in weights.values():
         assert (weight.dtype, weight.reduced_range, weight.per_channel) == (str(weight_type), reduce_range, per_channel)
-    errors = quantization.round_trip(model, quantized)
+    errors = quantization.round_trip(model, quantized_weights(quantized))
     assert all(steps_of(error) <= LARGEST_ERROR_STEPS for error in errors), errors
     assert [error.relative for error in errors] == sorted((error.relative for error in errors), reverse=True)
 
@@ -104,7 +105,7 @@ def test_wrong_scale_and_changed_weight_are_seen(quantize):
     values = numpy_helper.to_array(scale).copy()
     values[3] *= 2
     scale.CopyFrom(numpy_helper.from_array(values, scale.name))
-    worst, *sound = quantization.round_trip(model, quantized)
+    worst, *sound = quantization.round_trip(model, quantized_weights(quantized))
     assert worst.layer == "encoder.layer.0.query"
     assert steps_of(worst) > 10
     assert all(steps_of(error) <= LARGEST_ERROR_STEPS for error in sound)
@@ -135,7 +136,7 @@ def test_weights_in_blocks_are_read_back(tmp_path, bits, symmetric, rows):
     session = onnxruntime.InferenceSession(str(output / "model.onnx"), providers=["CPUExecutionProvider"])
     (expected,) = session.run(None, {"x": np.eye(rows, dtype=np.float32)})
     assert np.abs(weight.floats - expected).max() < 1e-6
-    (error,) = quantization.round_trip(model, quantized)
+    (error,) = quantization.round_trip(model, quantized_weights(quantized))
     assert 0.3 < steps_of(error) <= LARGEST_ERROR_STEPS
     comparison = weights.compare({"layer.weight": values.T}, quantized)
     assert not comparison.differences
@@ -144,7 +145,7 @@ def test_weights_in_blocks_are_read_back(tmp_path, bits, symmetric, rows):
     node = next(node for node in quantized.graph.node if node.op_type == "MatMulNBits")
     scale = next(tensor for tensor in quantized.graph.initializer if tensor.name == node.input[2])
     scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * np.float32(1.1), scale.name))
-    assert steps_of(quantization.round_trip(model, quantized)[0]) > LARGEST_ERROR_STEPS
+    assert steps_of(quantization.round_trip(model, quantized_weights(quantized))[0]) > LARGEST_ERROR_STEPS
     (difference,) = weights.compare({"layer.weight": values.T}, quantized).differences
     assert difference.tensor == "layer.weight"
     assert "scale that is off by +10" in difference.problem
@@ -189,5 +190,5 @@ def steps_of(error: quantization.LayerError) -> float:
 def test_weight_without_its_original_is_named(quantize):
     model, quantized = quantize()
     model.graph.initializer.remove(next(tensor for tensor in model.graph.initializer if tensor.name == "table"))
-    errors = quantization.round_trip(model, quantized)
+    errors = quantization.round_trip(model, quantized_weights(quantized))
     assert [error.layer for error in errors if error.steps is None] == ["embeddings.word"]
