@@ -23,6 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 from fixtures.arrays import Array
 from fixtures.baselines.files import ConformanceFile
 from fixtures.build import manifest
+from fixtures.build.needs import ModelSize
 from fixtures.build.step import Step, step_function
 from fixtures.export import onnx_export
 from fixtures.export.onnx_export import OPSET, export_onnx
@@ -77,7 +78,7 @@ def session(tmp_path_factory, shared_store):
     gate = Gate(make_context(parse(options.get, ci=False)))
     cases = [gate.case(subject, name) for subject in gate.load() for name in ("plain", "O1", "O2", "quantized")]
     steps = [step for case in cases for step in (case.scores_step, case.subject.plan.stress_reference)]
-    gate.context.build(dict.fromkeys([*steps, cases[0].optimum_step], 0), print)
+    gate.context.build(dict.fromkeys([*steps, cases[0].optimum_step], ModelSize()), print)
     assert gate.context.failures == {}
     return gate
 

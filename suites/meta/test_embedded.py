@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from fixtures.build.needs import ModelSize
 from fixtures.build.store import Store
 from fixtures.build.workers import Limits, build_all
 from fixtures.export import recipes
@@ -40,7 +41,7 @@ class Built:
         plain = recipes.plan(name, VARIANT["plain"], root, task, hardware.detect())
         steps = [tokens, plan_reference(self.model, root, tokens), plain]
         store = Store(folder)
-        assert build_all(store, dict.fromkeys(steps, 0), Limits(2, 2**33), print) == {}
+        assert build_all(store, dict.fromkeys(steps, ModelSize()), Limits(2, 2**33), print) == {}
         folders = [store.run(step).folder for step in steps]
         self.encoded = EncodedProbes.load(folders[0] / TOKENS_FILE)
         self.long = EncodedLongText.load(folders[0] / LONG_FILE)

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from fixtures.build.needs import bytes_needed
+from fixtures.build.needs import ModelSize, bytes_needed
 from fixtures.build.step import Step
 from fixtures.export.quantize import quantize
 from fixtures.export.seeded import ARCHITECTURES, weight_bytes_of
@@ -42,7 +42,7 @@ def test_full_size_is_known_before_it_is_built():
     size = weight_bytes_of(text.partition('source = "')[2].partition('"')[0])
     assert size == pytest.approx(2.27e9, rel=0.01)
     step = Step(quantize, "xlm-roberta-568m: export > quantize", ())
-    assert 2 * size < bytes_needed(step, size) < 3.1 * size
+    assert 2 * size < bytes_needed(step, ModelSize(size)) < 3.1 * size
     assert weight_bytes_of("seeded:xlm_roberta@5") == weight_bytes_of("path:xlm_roberta_large") == 0
 
 

@@ -192,3 +192,20 @@ def test_refusal_is_the_first_line_of_the_error(message):
 
     assert stress.error_of(Runtime(), {}) == f"IndexError: {message.partition(chr(10))[0]}"
     assert stress.error_of(Runtime(), {"input_ids": np.zeros((1, 1), np.int64)}) is None
+
+
+@pytest.mark.parametrize(
+    ("lengths", "tokens", "expected"),
+    [
+        ([4, 5, 6], None, [[0, 1, 2]]),
+        ([4, 5, 6], 18, [[0, 1, 2]]),
+        ([4, 5, 6], 17, [[0, 1], [2]]),
+        ([6, 5, 4], 10, [[2, 1], [0]]),
+        ([40, 50], 10, [[0], [1]]),
+    ],
+)
+def test_batch_has_no_more_tokens_than_it_may(lengths, tokens, expected):
+    """A text that is longer than that is a batch of its own; padding counts."""
+    offsets = np.cumsum([0, *lengths])
+    encoded = Encoded({"input_ids": np.ones(offsets[-1], np.int64)}, offsets, {"input_ids": 0}, "right")
+    assert [rows.tolist() for rows, _ in encoded.batches(16, 2.0, tokens)] == expected

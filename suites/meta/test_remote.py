@@ -11,6 +11,7 @@ import tarfile
 import pytest
 
 from fixtures.build import disk, remote
+from fixtures.build.needs import ModelSize
 from fixtures.build.remote import SECRET, Remote, Unreachable
 from fixtures.build.step import Step, step_function
 from fixtures.build.store import Event, Store, StoreError
@@ -340,7 +341,12 @@ def test_notice_of_a_worker_process_is_told_with_the_step(bucket, tmp_path):
     objects(bucket).write_bytes(b"no archive")
     steps_built: list[Built] = []
     assert (
-        build_all(Store(tmp_path / "there", url), {step: 0}, Limits(1, 2**33), lambda step, _: steps_built.append(step))
+        build_all(
+            Store(tmp_path / "there", url),
+            {step: ModelSize()},
+            Limits(1, 2**33),
+            lambda step, _: steps_built.append(step),
+        )
         == {}
     )
     (built,) = steps_built

@@ -7,6 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from fixtures.build import step as build_step
+from fixtures.build.needs import ModelSize
 from fixtures.build.reuse import BuiltStep, Change, changes_since, recipes_in
 from fixtures.build.store import Store
 from fixtures.build.workers import Limits, build_all
@@ -97,7 +98,12 @@ def built(tmp_path_factory):
 
     def build(step):
         entries = {}
-        assert build_all(store, {step: 0}, Limits(2, 2**33), lambda _, entry: entries.update({entry.step: entry})) == {}
+        assert (
+            build_all(
+                store, {step: ModelSize()}, Limits(2, 2**33), lambda _, entry: entries.update({entry.step: entry})
+            )
+            == {}
+        )
         return entries
 
     return build

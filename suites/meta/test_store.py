@@ -17,6 +17,7 @@ import pytest
 from fixtures.build import manifest
 from fixtures.build import store as stores
 from fixtures.build.manifest import Damaged, key_of, write_manifest
+from fixtures.build.needs import ModelSize
 from fixtures.build.step import Step, step_function
 from fixtures.build.store import Event, Location, StepFailed, Store, StoreError
 from fixtures.build.worker import Built
@@ -183,7 +184,7 @@ def test_artifact_that_a_power_cut_emptied_is_built_by_the_next_run(store, check
         os.truncate(store.root / "artifacts" / store.key(first) / name, 0)
         assert not store.has(first)
         steps_built: dict[Built, object] = {}
-        assert build_all(store, {measure: 0}, Limits(1, 2**33), steps_built.__setitem__) == {}
+        assert build_all(store, {measure: ModelSize()}, Limits(1, 2**33), steps_built.__setitem__) == {}
         assert next(iter(steps_built)).label == "copy_and_spoil_input"
         assert [notice.event for built in steps_built for notice in built.notices] == [Event.DAMAGED]
         assert store.has(measure)

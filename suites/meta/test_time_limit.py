@@ -8,6 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from fixtures.build.needs import ModelSize
 from fixtures.build.step import Step, step_function
 from fixtures.build.store import Store
 from fixtures.build.workers import TIME_LIMIT_S, Limits, build_all
@@ -88,7 +89,10 @@ def test_step_without_an_end_is_ended_and_the_others_go_on(tmp_path):
     endless_step, quick = (Step(sleep, f"tiny {seconds}", (), {"seconds": seconds}) for seconds in (1000, 0))
     built = []
     failed = build_all(
-        store, {endless_step: 0, quick: 0}, Limits(2, 2**33, step_s=2), lambda step, _: built.append(step.label)
+        store,
+        {endless_step: ModelSize(), quick: ModelSize()},
+        Limits(2, 2**33, step_s=2),
+        lambda step, _: built.append(step.label),
     )
     (error,) = failed.values()
     assert str(error).startswith("tiny 1000: it took longer than 2 s, and was ended; --time-limit allows more (its out")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fixtures.arrays import Array, Floats
+from fixtures.build.needs import ModelSize
 from fixtures.gate.command_line import parse
 from fixtures.gate.context import make_context
 from fixtures.gate.session import Gate
@@ -285,7 +286,7 @@ def minilm(tmp_path_factory, shared_store):
     options = {"model": ["minilm-l6"], "store": str(shared_store), "report": report}
     gate = Gate(make_context(parse(options.get, ci=False)))
     (subject,) = gate.load()
-    gate.context.build({subject.plan.tokens: 0, subject.plan.reference: 0}, print)
+    gate.context.build(dict.fromkeys([subject.plan.tokens, subject.plan.reference], ModelSize()), print)
     return updates.Model(subject, gate.machine.threads)
 
 

@@ -13,11 +13,14 @@ from filelock import FileLock
 
 from fixtures.build import workers
 from fixtures.build.manifest import key_of
-from fixtures.build.needs import NEEDS, Need
+from fixtures.build.needs import NEEDS, ModelSize, Need, bytes_needed
 from fixtures.build.step import STEP_NAMES, Step, step_function
 from fixtures.build.store import StepFailed, Store, StoreError
 from fixtures.build.worker import Built
 from fixtures.build.workers import Limits, build_all
+from fixtures.export.onnx_export import export_onnx
+from fixtures.models.encoders import attention_bytes
+from fixtures.scoring import scores
 
 KEPT: list[bytes] = []
 """What a step leaves in the memory of its process."""
@@ -53,7 +56,9 @@ def store(tmp_path):
 def build(store, *steps, count=2):
     """Build steps; return the failures by label, and the labels of the steps that were built."""
     built: list[Built] = []
-    failed = build_all(store, dict.fromkeys(steps, 0), Limits(count, 2**33), lambda step, _: built.append(step))
+    failed = build_all(
+        store, dict.fromkeys(steps, ModelSize()), Limits(count, 2**33), lambda step, _: built.append(step)
+    )
     labels = {key_of(needed.document): needed.label for step in steps for needed in step.lineage()}
     return {labels[name]: error for name, error in failed.items()}, [entry.label for entry in built]
 
@@ -108,7 +113,7 @@ def test_libraries_are_loaded_once_where_a_step_needs_them(store):
     """Steps that run side by side run in processes of their own, forked from one that has the libraries."""
     steps = [Step(obey, f"tiny {number}", (), {"number": number, "seconds": 1}, ("torch",)) for number in (0, 1)]
     run = multiprocessing.get_context("spawn").Process(
-        target=build_all, args=(store, dict.fromkeys(steps, 0), Limits(2, 2**33), print)
+        target=build_all, args=(store, dict.fromkeys(steps, ModelSize()), Limits(2, 2**33), print)
     )
     run.start()  # in a process that has started no workers yet
     run.join()
@@ -150,7 +155,9 @@ def timed(tmp_path, monkeypatch, memory_bytes, *needs):
     """Build steps of which each needs so much memory, and return when each began and ended."""
     monkeypatch.setitem(NEEDS, "test_workers:note_times", Need(1, 1))
     monkeypatch.setattr("fixtures.build.needs.LIBRARIES_BYTES", 0)
-    steps = {Step(note_times, f"tiny {number}", (), {"number": number}): need for number, need in enumerate(needs)}
+    steps = {
+        Step(note_times, f"tiny {number}", (), {"number": number}): ModelSize(need) for number, need in enumerate(needs)
+    }
     store = Store(tmp_path / "store")
     assert build_all(store, steps, Limits(4, memory_bytes), print) == {}
     return [tuple(map(float, (store.run(step).folder / "times").read_text().split())) for step in steps]
@@ -185,7 +192,10 @@ def test_chain_begins_before_a_single_step(tmp_path):
     last = Step(note_times, "tiny 2", (first,), {"number": 2})
     order = []
     build_all(
-        Store(tmp_path), dict.fromkeys((single, last), 0), Limits(1, 2**33), lambda step, _: order.append(step.label)
+        Store(tmp_path),
+        dict.fromkeys((single, last), ModelSize()),
+        Limits(1, 2**33),
+        lambda step, _: order.append(step.label),
     )
     assert order == ["tiny 1", "tiny 0", "tiny 2"]
 
@@ -199,20 +209,31 @@ def test_input_needs_the_memory_of_what_reads_it(store):
     """Two variants share an export; the larger of the two checkpoints' sizes counts."""
     source = Step(obey, "tiny source", (), {"number": 0})
     small, large = (Step(obey, f"tiny {number}", (source,), {"number": number}) for number in (1, 2))
-    sizes = {step.label: size for step, size in workers.with_inputs({small: 5, large: 9}).items()}
-    assert sizes == {"tiny source": 9, "tiny 1": 5, "tiny 2": 9}
+    long_texts, large_weights = ModelSize(5, 70), ModelSize(9, 0)
+    sizes = {step.label: size for step, size in workers.with_inputs({small: long_texts, large: large_weights}).items()}
+    assert sizes == {"tiny source": ModelSize(9, 70), "tiny 1": long_texts, "tiny 2": large_weights}
+
+
+def test_long_texts_need_memory_where_they_are_scored():
+    """bge-m3 has 16 heads, and its plain graph held 10.3 GB of attention over a text of 8,192 tokens."""
+    attention = attention_bytes({"num_attention_heads": 16}, 8192)
+    assert attention == 4 * 16 * 8192**2
+    scoring, export = Step(scores.score_onnx, "scores", ()), Step(export_onnx, "export", ())
+    short, long = ModelSize(2 * 10**9), ModelSize(2 * 10**9, attention)
+    assert bytes_needed(scoring, long) - bytes_needed(scoring, short) == pytest.approx(10.3e9, rel=0.01)
+    assert bytes_needed(export, long) == bytes_needed(export, short)
 
 
 def test_shortage_is_told_of_what_is_not_built(store):
     step = Step(obey, "tiny step", (), {"number": 0})
-    (shortage,) = workers.shortages(store, {step: 2 * 10**9}, 10**10)
+    (shortage,) = workers.shortages(store, {step: ModelSize(2 * 10**9)}, 10**10)
     assert str(shortage) == (
         "tiny step needs about 10.6 GB of memory, and 10.0 GB are available: its process may be ended, and its variant "
         "fail"
     )
-    assert workers.shortages(store, {step: 10**9}, 10**10) == []
+    assert workers.shortages(store, {step: ModelSize(10**9)}, 10**10) == []
     store.run(step)
-    assert workers.shortages(store, {step: 2 * 10**9}, 10**10) == []
+    assert workers.shortages(store, {step: ModelSize(2 * 10**9)}, 10**10) == []
 
 
 def test_every_step_function_of_the_tables_has_a_measured_need():
@@ -230,7 +251,7 @@ def test_every_step_function_of_the_tables_has_a_measured_need():
 def test_processes_share_the_steps_and_build_none_twice(tmp_path):
     """Each begins with what no other builds, as processes of pytest-xdist do."""
     steps = [Step(note_times, f"tiny {number}", (), {"number": number}) for number in range(6)]
-    arguments = (Store(tmp_path), dict.fromkeys(steps, 0), Limits(1, 2**33), print)
+    arguments = (Store(tmp_path), dict.fromkeys(steps, ModelSize()), Limits(1, 2**33), print)
     runs = [multiprocessing.get_context("spawn").Process(target=build_all, args=arguments) for _ in range(2)]
     for run in runs:
         run.start()
@@ -250,7 +271,7 @@ def test_step_that_another_process_builds_is_found_and_not_built_again(tmp_path)
     with lock:
         assert store.is_being_built(step)
         run = threading.Thread(
-            target=lambda: build_all(store, {step: 0}, Limits(1, 2**33), lambda *entry: built.append(entry))
+            target=lambda: build_all(store, {step: ModelSize()}, Limits(1, 2**33), lambda *entry: built.append(entry))
         )
         run.start()
         time.sleep(0.3)

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from fixtures.arrays import Array
+from fixtures.build.needs import ModelSize
 from fixtures.build.store import Store
 from fixtures.build.workers import Limits, build_all
 from fixtures.export import recipes
@@ -95,7 +96,9 @@ def compare(name: str, store: Store) -> list[str]:
         for exporter in recipes.EXPORTERS
         for variant in VARIANTS
     }
-    build_all(store, dict.fromkeys([*plans.values(), tokens], 0), Limits(2, 2**33), lambda built, _: print(built))
+    build_all(
+        store, dict.fromkeys([*plans.values(), tokens], ModelSize()), Limits(2, 2**33), lambda built, _: print(built)
+    )
     long = EncodedLongText.load(store.run(tokens).folder / LONG_FILE)
     folder = checkpoint.folder if root is checkpoint else store.run(root).folder  # type: ignore[arg-type]
     assert folder is not None

@@ -44,6 +44,7 @@ from pytest_benchmark.utils import PercentageRegressionCheck
 from rich.console import Console
 from rich.table import Table
 
+from fixtures.build.needs import ModelSize
 from fixtures.build.store import Store
 from fixtures.build.workers import Limits, build_all
 from fixtures.export import recipes
@@ -147,7 +148,7 @@ def files_of(folder: Path, anchor: str) -> tuple[list[Path], EncodedLongText]:
         for name in dict.fromkeys(("plain", MEASURED[anchor]))
     ]
     tokens = plan_tokens(model, checkpoint)
-    build_all(store, dict.fromkeys([*plans, tokens], 0), Limits(1, 2**33), print)
+    build_all(store, dict.fromkeys([*plans, tokens], ModelSize()), Limits(1, 2**33), print)
     files = [store.run(plan).folder / MODEL_FILE for plan in plans]
     return files, EncodedLongText.load(store.run(tokens).folder / LONG_FILE)
 

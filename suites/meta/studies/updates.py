@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fixtures.arrays import Array
+from fixtures.build.needs import ModelSize
 from fixtures.gate.command_line import ROOT, parse
 from fixtures.gate.context import make_context
 from fixtures.gate.session import Gate
@@ -148,7 +149,7 @@ def main() -> None:
     context = make_context(parse(given.get, ci=False))
     subjects = Gate(context).load()
     steps = [step for subject in subjects for step in (subject.plan.tokens, subject.plan.reference)]
-    context.build(dict.fromkeys(steps, 0), print)
+    context.build(dict.fromkeys(steps, ModelSize()), print)
     models = {subject.name: Model(subject, context.machine.threads) for subject in subjects}
     base = models["minilm-l6"].weights
     for name in options.model.split(","):

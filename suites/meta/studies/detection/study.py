@@ -21,6 +21,7 @@ import tomlkit
 from fixtures.arrays import Floats
 from fixtures.baselines.tolerances import TOLERANCES
 from fixtures.build.manifest import MANIFEST
+from fixtures.build.needs import ModelSize
 from fixtures.build.step import Step
 from fixtures.build.store import Store
 from fixtures.build.workers import Limits, build_all
@@ -325,7 +326,9 @@ class DetectionStudy:
                     traced=task.traced(position_ids=False),
                 )
         limits = Limits(self.machine.threads, self.machine.memory_bytes)
-        failed = build_all(store, dict.fromkeys([*steps.values(), *roots.values()], 0), limits, lambda *_: None)
+        failed = build_all(
+            store, dict.fromkeys([*steps.values(), *roots.values()], ModelSize()), limits, lambda *_: None
+        )
         assert not failed, failed
         for (name, variant), step in steps.items():
             folder = self.folder / "sound" / name / variant
