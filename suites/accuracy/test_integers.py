@@ -19,7 +19,7 @@ def test_integers_do_not_overflow(scored: Case, overflow: Overflow, gate: Gate) 
         return  # the report says how far; whether it may be deployed, the ceiling says
     if overflow.finding and overflow.finding.cause is DeviationCause.ROUNDING:
         return  # the integers are exact, and the report says what is not
-    tolerance = TOLERANCES[scored.variant.precision.name, True]
+    tolerance = TOLERANCES[scored.precision.name, True]
     metric = scored.subject.task.metrics[0]
     source = f"32-bit sums on this very machine: {tolerance.reason}"
     limits = Limits("tolerance", {metric: tolerance.limits[metric]}, source)

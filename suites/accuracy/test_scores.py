@@ -36,4 +36,4 @@ def test_scores_do_not_drift(scored: Case, drift: Closeness | None, gate: Gate) 
     file, stored = scored.subject.baseline.tier_file, scored.stored
     if drift is None or stored is None or file is None:
         unbaselined(scored.subject, scored.unbaselined)
-    require(judge_drift(scored, drift, scored.variant.precision.name, stored.provenance, file.probes))
+    require(judge_drift(scored, drift, scored.precision.name, stored.provenance, file.probes))

@@ -10,6 +10,7 @@ from fixtures.plugin.outcomes import inapplicable, require
 from fixtures.plugin.suite_fixtures import NoteFinding
 from fixtures.runtimes import opening
 from fixtures.scoring import stress
+from fixtures.scoring.ceilings import INT8
 from fixtures.scoring.encoded import Encoded
 from fixtures.scoring.stress import StressReference, past_the_limit, unknown_token
 
@@ -30,7 +31,7 @@ def test_batch_scores_like_its_rows_alone(case: Case, batch: int, finding: NoteF
     feeds = encoded.feeds(np.arange(batch))
     against = f"the same rows alone, batch {batch}"
     verdict = require(judge_batch(case, score_rows_alone(case, encoded), case.score(feeds), feeds, against, TWO_SIDES))
-    if case.variant.precision.name == "int8" and batch == LARGEST:
+    if case.precision is INT8 and batch == LARGEST:
         metric = case.subject.task.metrics[0]
         finding(f"dynamic int8 depends on the batch: in one of {batch}, {metric} {verdict.metrics[metric]:.2g}")
 

@@ -7,20 +7,28 @@ import pytest
 
 from fixtures.export import recipes, restore
 from fixtures.gate.case import Case
+from fixtures.gate.measured import Measured
 from fixtures.gate.session import Gate
 from fixtures.graphs import quantization
 from fixtures.graphs.graph import MADE_BY_QUANTIZERS
 from fixtures.graphs.integer_formats import quantized_weights
 from fixtures.graphs.quantization import LARGEST_ERROR_STEPS, Blocks, QuantizedWeight
+from fixtures.graphs.quantization_kind import describe
 from fixtures.plugin.outcomes import inapplicable
 from fixtures.plugin.suite_fixtures import NoteFinding
-from fixtures.runtimes.hardware import TIER
+from fixtures.runtimes.hardware import TIER, Int8
+from fixtures.scoring.ceilings import INT8
 
 pytestmark = pytest.mark.check
 
 
 def test_quantization_is_that_of_the_recipe(
-    case: Case, onnx_model: onnx.ModelProto, operators: dict[str, int], gate: Gate, finding: NoteFinding
+    case: Case,
+    onnx_model: onnx.ModelProto,
+    operators: dict[str, int],
+    gate: Gate,
+    measured: Measured,
+    finding: NoteFinding,
 ) -> None:
     """Weight type, scales and range are the tier's, or blocks the recipe's; nothing else is quantized."""
     weights, int8 = quantized_weights(onnx_model, case.file.parent), gate.machine.int8
@@ -28,19 +36,35 @@ def test_quantization_is_that_of_the_recipe(
         assert not weights, f"{case}: {weights[0].layer} is quantized, and the recipe does not say so"
         return
     if case.ready_made and operators.keys() & MADE_BY_QUANTIZERS and not weights:
-        finding("quantized by other means than ONNX Runtime's quantizer: its scales cannot be read back")
+        finding("quantized in a way that is not known here: its scales cannot be read back")
         return
     assert weights, f"{case}: nothing is quantized"
+    measured.quantization = describe(weights, onnx_model)
     if case.variant.weights_alone:
         _check_blocks(case, weights, finding)
         return
-    if in_blocks := [weight for weight in weights if weight.blocks]:
-        problem = f"{in_blocks[0].layer} is quantized alone, and not what it reads: {in_blocks[0].blocks}"
-        assert case.ready_made, f"{case}: {problem}"
-        finding(problem)
+    problems = _problems_of(weights, int8)
+    if case.ready_made:
+        finding(measured.quantization)
+        if problems and case.precision is INT8:
+            finding(f"quantized for another tier than {gate.machine.tier}: {problems[0]}")
         return
-    matrices = [weight for weight in weights if not weight.is_table]
-    problems = [
+    assert not problems, f"{case}: {problems[0]}"
+    matrices = [weight for weight in weights if weight.is_matrix]
+    tables = sum(weight.is_table for weight in weights)
+    summary = f"{len(matrices)} {int8.weights_dtype} matrices; embedding tables quantized: {tables or 'none'}"
+    if restored := restore.describe(case.artifact.folder):
+        summary += f"; {restored}"
+    if int8.weights_dtype == "QInt8" and TIER[gate.machine.tier].saturates:
+        summary += f"; signed weights saturate in the 16-bit sums of {gate.machine.tier} (onnxruntime#6004)"
+    finding(summary)
+
+
+def _problems_of(weights: Sequence[QuantizedWeight], int8: Int8) -> list[str]:
+    """Return in what matrices differ from a tier's parameters, in words."""
+    matrices = [weight for weight in weights if weight.is_matrix]
+    problems = [f"{weight.layer} is {weight.blocks}" for weight in matrices if weight.blocks]
+    problems += [
         f"{weight.layer} is {weight.dtype}, and not {int8.weights_dtype}"
         for weight in matrices
         if weight.dtype != int8.weights_dtype
@@ -52,17 +76,7 @@ def test_quantization_is_that_of_the_recipe(
     ]
     if layers := [weight.layer for weight in matrices if weight.per_channel != int8.per_channel]:
         problems.append(f"per_channel is {not int8.per_channel} in {len(layers)} weights, such as {layers[0]}")
-    if problems and case.ready_made:
-        finding(f"quantized for another tier than {gate.machine.tier}: {problems[0]}")
-    else:
-        assert not problems, f"{case}: {problems[0]}"
-    tables = len(weights) - len(matrices)
-    summary = f"{len(matrices)} {int8.weights_dtype} matrices; embedding tables quantized: {tables or 'none'}"
-    if restored := restore.describe(case.artifact.folder):
-        summary += f"; {restored}"
-    if int8.weights_dtype == "QInt8" and TIER[gate.machine.tier].saturates:
-        summary += f"; signed weights saturate in the 16-bit sums of {gate.machine.tier} (onnxruntime#6004)"
-    finding(summary)
+    return problems
 
 
 def _check_blocks(case: Case, weights: Sequence[QuantizedWeight], finding: NoteFinding) -> None:

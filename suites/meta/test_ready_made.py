@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -667,7 +668,7 @@ def test_weights_in_blocks_are_told_from_dynamic_int8(shop, folder, tmp_path):
     (blocks := tmp_path / "blocks").mkdir()
     quantize_weights([folder], blocks, WEIGHT_PARAMETERS["int8"])
     for variant, text in (
-        ("quantized", "is quantized alone, and not what it reads: 8 bits in blocks of 32, with zero points"),
+        ("quantized", "12 matrices of UInt8, a scale per block of 32, with zero points; activations stay floats"),
         ("int8-weights", "12 matrices: 8 bits in blocks of 32, with zero points, accuracy level 0"),
     ):
         run = house.run(f"--artifact=bert:{variant}={blocks}", suite="suites/conformance/test_quantization.py")
@@ -676,3 +677,84 @@ def test_weights_in_blocks_are_told_from_dynamic_int8(shop, folder, tmp_path):
     run = house.run(f"--artifact=bert:int4={blocks}", suite="suites/conformance/test_quantization.py")
     assert run.returncode == 1
     assert "has 8 bits in blocks of 32, with zero points, accuracy level 0, and the recipe says 4 bits" in run.text
+
+
+def with_quantized_weights(model, per_channel=True, dtype=np.int8, cast=False):
+    """Store every matrix as int8 or fp8 with its scales, before a DequantizeLinear or before a Cast and a Mul."""
+    largest = 127 if dtype is np.int8 else 448
+    model.opset_import[0].version, model.ir_version = 21, 10
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in [node for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in constants]:
+        name = node.input[1]
+        floats = numpy_helper.to_array(constants[name])
+        scale = np.abs(floats).max(axis=0 if per_channel else None).astype(np.float32) / np.float32(largest)
+        values = floats / scale
+        integers = np.rint(values).astype(np.int8) if dtype is np.int8 else values.astype(dtype)
+        model.graph.initializer.remove(constants[name])
+        model.graph.initializer.append(numpy_helper.from_array(integers, f"{name}_q"))
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(scale), f"{name}_s"))
+        made = [helper.make_node("DequantizeLinear", [f"{name}_q", f"{name}_s"], [name], axis=1)]
+        if cast:
+            made = [
+                helper.make_node("Cast", [f"{name}_q"], [f"{name}_c"], to=TensorProto.FLOAT),
+                helper.make_node("Mul", [f"{name}_c", f"{name}_s"], [name]),
+            ]
+        for position, added in enumerate(made):
+            model.graph.node.insert(position, added)
+
+
+@pytest.mark.parametrize(
+    ("options", "precision", "text"),
+    [
+        ({}, "int8 weights, per channel", "12 matrices of Int8, a scale per channel, without zero points"),
+        ({"cast": True}, "int8 weights, per channel", "12 matrices of Int8, a scale per channel, without zero points"),
+        ({"per_channel": False}, "int8", "12 matrices of Int8, one scale, without zero points"),
+        ({"dtype": ml_dtypes.float8_e4m3fn}, "fp8 weights", "12 matrices of FLOAT8E4M3FN, a scale per channel"),
+    ],
+)
+def test_file_is_held_to_the_class_of_what_it_is(shop, folder, options, precision, text):
+    """Whatever it is handed in as; one wrong weight in it is named."""
+    _, house, _ = shop
+    edit(folder, lambda model: with_quantized_weights(model, **options))
+    checks = "suites/conformance/test_quantization.py", "suites/conformance/test_weights.py"
+    run = house.run(f"--artifact=bert:quantized={folder}", *checks[1:], suite=checks[0])
+    assert run.returncode == 0, run.text
+    row = result(house, "quantized")
+    assert row["precision"] == precision
+    assert row["quantization"].startswith(text)
+    assert row["quantization"].endswith("; activations stay floats")
+    assert row["matched_share"] == 1
+    held = f"held to the ceiling of {precision}, which is what it is"
+    assert (held in row["ready_made"]) == (precision != "int8")
+
+    def damage(model):
+        integers = next(tensor for tensor in model.graph.initializer if tensor.name.endswith("_q"))
+        values = bytearray(integers.raw_data)
+        values[37] ^= 0x44
+        integers.raw_data = bytes(values)
+
+    edit(folder, damage)
+    run = house.run(f"--artifact=bert:quantized={folder}", *checks[1:], suite=checks[0])
+    assert run.returncode == 1
+    assert "is not the checkpoint's" in run.text
+
+
+def test_less_than_all_that_is_recognised_is_remarked_on(shop, folder):
+    """Integers whose scale is computed in the graph stand for what nobody knows."""
+    _, house, _ = shop
+
+    def hide(model):
+        with_quantized_weights(model)
+        for node in list(model.graph.node):
+            if node.op_type == "DequantizeLinear":
+                scale = node.input[1]
+                node.input[1] = f"{scale}_computed"
+                model.graph.node.insert(0, helper.make_node("Abs", [scale], [f"{scale}_computed"]))
+
+    edit(folder, hide)
+    run = house.run(f"--artifact=bert:quantized={folder}", suite="suites/conformance/test_weights.py")
+    assert run.returncode == 0, run.text
+    row = result(house, "quantized")
+    assert row["matched_share"] < 0.95
+    text = row["checks"]["weights_are_the_checkpoints"]["text"]
+    assert "of the elements were recognised: damage to the others is not seen here" in text
