@@ -3,14 +3,22 @@
 import onnx
 import pytest
 
+from fixtures.export.ready_made import read_mapping
 from fixtures.export.variants import EXPORT_FP16
 from fixtures.gate.case import Case
+from fixtures.gate.verdicts import Limits, judge
 from fixtures.graphs.graph import input_types, output_types
+from fixtures.plugin.outcomes import inapplicable, require
 from fixtures.plugin.suite_fixtures import NoteFinding
+from fixtures.runtimes import onnxruntime_versions
+from fixtures.runtimes.session import Feeds, Outputs, Session
+from fixtures.scoring import stress
 from fixtures.scoring.ceilings import FP16
 from fixtures.scoring.stress import StressReference
 
 pytestmark = pytest.mark.check
+SAME_RUN = FP16
+"""How far two outputs of one run may be from each other: one of them may be rounded to fp16."""
 
 
 def test_inputs_are_what_the_tokenizer_makes(
@@ -56,3 +64,41 @@ def test_outputs_are_those_of_the_task(case: Case, onnx_model: onnx.ModelProto) 
         assert len(axes) == len(expected[name]), f"{case}: output {name} has axes {axes} instead of {expected[name]}"
         for axis, free in zip(axes, expected[name], strict=True):
             assert isinstance(axis, str) or not free, f"{case}: {free} of output {name} is fixed to {axis}"
+
+
+def test_target_runtime_reads_it(case: Case, onnx_model: onnx.ModelProto) -> None:
+    """The version of ONNX Runtime that --target-ort names knows opset, file format and operators of the graph."""
+    target = case.context.options.target_ort
+    if not target:
+        inapplicable("no target was named: --target-ort 1.20 asks whether that version reads it")
+    unread = onnxruntime_versions.problems(onnx_model, target)
+    assert not unread, f"{case}: onnxruntime {target} does not read it: {'; '.join(unread)}"
+
+
+class TokensAlone:
+    """A session as if its graph had token embeddings alone.
+
+    Args:
+        output: what the graph calls them.
+    """
+
+    def __init__(self, session: Session, output: str) -> None:
+        self.inputs = session.inputs
+        self._session, self._output = session, output
+
+    def __call__(self, feeds: Feeds) -> Outputs:
+        return {"last_hidden_state": self._session(feeds)[self._output]}
+
+
+def test_token_embeddings_make_the_vector(case: Case, onnx_model: onnx.ModelProto) -> None:
+    """Of a ready-made graph that has a vector of its own, token embeddings beside it make that vector when pooled."""
+    outputs = read_mapping(case.artifact.folder).extra if case.ready_made and case.pools else []
+    tables = [name for name, kind in output_types(onnx_model).items() if name in outputs and len(kind.axes) == 3]
+    if len(tables) != 1:
+        inapplicable("no token embeddings beside a vector of its own")
+    encoded, task, scoring = case.subject.encoded, case.subject.task, case.subject.scoring
+    feeds = encoded.feeds(stress.short_probes(encoded))
+    pooled, vectors = task.scores(TokensAlone(case.runtime, tables[0]), feeds, scoring), case.score(feeds)
+    closeness = task.compare(vectors, pooled, stress.batch_layout(feeds["attention_mask"]))
+    source = f"{SAME_RUN.source}; {case.scored_outputs[0]} beside what {tables[0]} is pooled to, in one run"
+    require(judge(case, closeness, Limits("ceiling", {name: SAME_RUN.ceiling[name] for name in task.metrics}, source)))

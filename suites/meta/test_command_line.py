@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from fixtures.gate.command_line import Options, Requirement, UsageError, parse
+from fixtures.gate.command_line import Options, Requirement, parse
 from fixtures.gate.context import Context, make_context
 from fixtures.gate.session import Gate
+from fixtures.gate.single_values import UsageError
 from fixtures.gate.subject import Subject
 from fixtures.plugin.outcomes import unbaselined, undecided, unsupported
 from suites.meta.calls import stand_in

@@ -28,6 +28,7 @@ from fixtures.build.step import Step, step_function
 from fixtures.export import onnx_export
 from fixtures.export.onnx_export import OPSET, export_onnx
 from fixtures.export.quantize import quantize_fused
+from fixtures.export.ready_made import ReadyMade
 from fixtures.export.variants import PROVIDER_LIMITS, VARIANT, recipe_limits
 from fixtures.gate.case import plan_case
 from fixtures.gate.checks import CHECKS
@@ -443,6 +444,18 @@ def test_fusion_that_vanished_is_seen(cases):
         call_check(test_fusion.test_operators_are_the_pinned_ones, pinned(case, operators=operators))
 
 
+def test_fusions_that_a_ready_made_file_lacks_are_remarked_on(cases):
+    """A plain graph that is handed in as O2 scores as it should, and is no faster."""
+    case = dataclasses.replace(pinned(cases("embedder", "O2")), ready_made=ReadyMade(Path("model.onnx"), {}, {}))
+    check = test_fusion.test_operators_are_the_pinned_ones
+    findings: list[str] = []
+    call_check(check, case, operators=cases("embedder", "O2").operators, finding=findings.append)
+    assert findings == []
+    call_check(check, case, operators=cases().operators, finding=findings.append)
+    (text,) = findings
+    assert re.match(r"has none of what exportgate's own O2 has: .*2 com\.microsoft\.Attention", text)
+
+
 def test_O4_that_is_only_a_cast_is_refused(cases, session):
     """The plain graph as O4: what Optimum makes of it where it sees no GPU, but for the types."""
     case = cases("embedder", "O4")
@@ -824,3 +837,16 @@ def test_reproduce_line_names_a_variant_that_is_judged_on_request_only(cases, va
     command = reproducing_command(item, cases("embedder", variant))
     assert command.startswith("tox run -e gate -- suites/x.py::test_x")
     assert (f"--variant={variant}" in command) == is_named
+
+
+def test_graph_that_the_target_does_not_read_is_refused(cases):
+    case = cases()
+    options = dataclasses.replace(case.context.options, target_ort="1.17")
+    subject = dataclasses.replace(case.subject, context=dataclasses.replace(case.context, options=options))
+    targeted = dataclasses.replace(case, subject=subject)
+    later = onnx.ModelProto()
+    later.CopyFrom(case.graph)
+    call_check(test_contract.test_target_runtime_reads_it, targeted, onnx_model=later)
+    later.ir_version = 12
+    with pytest.raises(FAILURES, match="onnxruntime 1.17 does not read it: IR version 12, and 1.17 reads 9 at most"):
+        call_check(test_contract.test_target_runtime_reads_it, targeted, onnx_model=later)

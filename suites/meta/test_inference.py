@@ -13,7 +13,8 @@ from fixtures.arrays import Array
 from fixtures.baselines.errors import ApprovalError
 from fixtures.baselines.files import CONFORMANCE, ConformanceFile, Provenance, write_new_baseline
 from fixtures.export import seeded
-from fixtures.gate.command_line import ROOT, UsageError, parse
+from fixtures.gate.command_line import ROOT, parse
+from fixtures.gate.single_values import UsageError
 from fixtures.gate.subject import read_model
 from fixtures.models.inference import STATED, Undetermined, Value, infer, render
 from fixtures.models.settings import ModelError, Prompts, model_folders

@@ -242,7 +242,7 @@ def test_single_file_is_judged_with_the_checkpoints_tokenizer(shop, folder):
     run = house.run(f"--artifact=bert:plain={folder / 'model.onnx'}", suite="suites/conformance")
     assert run.returncode == 0, run.text
     assert "scored by its own pooled output sentence_embedding" in result(house)["ready_made"]
-    assert "extra outputs, not judged: last_hidden_state" in result(house)["ready_made"]
+    assert "extra outputs, not scored: last_hidden_state" in result(house)["ready_made"]
 
 
 def test_narrow_integers_are_cast_and_remarked_on(shop, folder):
@@ -309,7 +309,7 @@ def test_output_of_integers_is_not_taken_for_embeddings(shop, folder):
     run = house.run(f"--artifact=bert:plain={folder}", "suites/conformance/test_contract.py")
     assert run.returncode == 0, run.text
     assert "outputs onnx::Shape_422 as last_hidden_state" in result(house)["ready_made"]
-    assert "extra outputs, not judged: output" in result(house)["ready_made"]
+    assert "extra outputs, not scored: output" in result(house)["ready_made"]
 
 
 def test_other_tokenizer_is_seen(shop, folder):
@@ -758,3 +758,27 @@ def test_less_than_all_that_is_recognised_is_remarked_on(shop, folder):
     assert row["matched_share"] < 0.95
     text = row["checks"]["weights_are_the_checkpoints"]["text"]
     assert "of the elements were recognised: damage to the others is not seen here" in text
+
+
+def test_token_embeddings_beside_a_vector_are_judged_too(shop, folder):
+    """Those of another revision do not make the vector."""
+    _, house, _ = shop
+    edit(folder, add_pooling)
+    check, suite = "token_embeddings_make_the_vector", "suites/conformance/test_contract.py"
+    run = house.run(f"--artifact=bert:plain={folder}", suite=suite)
+    assert run.returncode == 0, run.text
+    assert result(house)["checks"][check]["status"] == "pass"
+
+    def shift(model):
+        for node in model.graph.node:
+            node.output[:] = ["hidden" if name == "last_hidden_state" else name for name in node.output]
+            node.input[:] = ["hidden" if name == "last_hidden_state" else name for name in node.input]
+        model.graph.initializer.append(numpy_helper.from_array(np.linspace(0, 1, 32, dtype=np.float32), "shift"))
+        model.graph.node.append(helper.make_node("Add", ["hidden", "shift"], ["last_hidden_state"]))
+
+    edit(folder, shift)
+    run = house.run(f"--artifact=bert:plain={folder}", suite=suite)
+    assert run.returncode == 1, run.text
+    (failure,) = house.gate()["failures"]
+    assert failure["check"] == check
+    assert "sentence_embedding beside what last_hidden_state is pooled to, in one run" in failure["message"]

@@ -6,8 +6,9 @@ import os
 import pytest
 
 from fixtures.export.variants import EXPORT, VARIANT, Variant
-from fixtures.gate.command_line import ROOT, UsageError
+from fixtures.gate.command_line import ROOT
 from fixtures.gate.rows import Rows
+from fixtures.gate.single_values import UsageError
 from fixtures.scoring.ceilings import EXACT, Precision
 from fixtures.scoring.tasks import TASKS
 from suites.meta.conftest import SHARED_STORE

@@ -15,8 +15,9 @@ from safetensors.numpy import load_file
 
 from fixtures.baselines.costs import costs_of, read_costs, write_costs
 from fixtures.baselines.errors import BaselineError
-from fixtures.gate.command_line import UsageError, parse
+from fixtures.gate.command_line import parse
 from fixtures.gate.sharding import cut
+from fixtures.gate.single_values import UsageError
 from fixtures.report import files, fleet, terminal
 from fixtures.report.results import Failure, MachineRecord, ModelResult, Results, Shard, Status, VariantResult
 from suites.meta.house import EMBEDDER, LOOSE, RERANKER, House

@@ -19,8 +19,9 @@ import numpy as np
 
 from fixtures.arrays import Array
 from fixtures.build.store import StepFailed
-from fixtures.gate.command_line import ROOT, UsageError, parse
+from fixtures.gate.command_line import ROOT, parse
 from fixtures.gate.context import Context, make_context
+from fixtures.gate.single_values import UsageError
 from fixtures.gate.subject import Subject, read_subject
 from fixtures.models.cross_encoders import read_cross_encoder
 from fixtures.models.files import MODULES_FILE, checkpoint_digest

@@ -16,9 +16,9 @@ from safetensors.numpy import load_file, save_file
 
 from fixtures.export import ready_made, seeded
 from fixtures.gate import inferred
-from fixtures.gate.command_line import UsageError
 from fixtures.gate.context import Context
 from fixtures.gate.session import Gate
+from fixtures.gate.single_values import UsageError
 from fixtures.models.checkpoints import Checkpoint
 from fixtures.models.files import checkpoint_digest
 from fixtures.models.settings import Model, Settings

@@ -11,8 +11,9 @@ import msgspec
 from hypothesis import strategies as st
 from rich.console import Console
 
-from fixtures.gate.command_line import UsageError, parse
+from fixtures.gate.command_line import parse
 from fixtures.gate.context import Context, make_context
+from fixtures.gate.single_values import UsageError
 from fixtures.gate.subject import read_model, read_subject
 from fixtures.latency.records import Callers, Cell, Measurement, Quantity, Speed, Undecided, Workload
 from fixtures.models.settings import Latency, Limit, ModelError, Settings
