@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from fixtures.arrays import Array
 from fixtures.baselines.errors import ApprovalError
 from fixtures.baselines.files import CONFORMANCE, ConformanceFile, Provenance, write_new_baseline
 from fixtures.export import seeded
+from fixtures.export.family import NO_FAMILY, find_family
+from fixtures.export.variants import VARIANT
 from fixtures.gate.command_line import ROOT, parse
 from fixtures.gate.single_values import UsageError
 from fixtures.gate.subject import read_model
@@ -482,3 +485,61 @@ def test_first_look_is_short_unless_it_is_approved(house, bare, approving):
     assert {"test_scores", "test_masks", "test_weights", "test_tokenizer"} <= modules
     long = {"test_latency", *(name.removesuffix(".py") for name in LONG_MODULES)}
     assert long & modules == (long if approving else set())
+
+
+def test_names_of_files_say_what_they_are(tmp_path):
+    """Those of transformers.js and of sentence-transformers; of two int8 files the first is judged."""
+    (tmp_path / "onnx").mkdir()
+    names = ("model", "model_O2", "model_O4", "model_fp16", "model_quantized", "model_int8", "model_qint8_arm64")
+    others = ("model_uint8", "model_quint8_avx2", "model_q4", "model_q4f16", "model_bnb4", "encoder")
+    for name in (*names, *others):
+        (tmp_path / "onnx" / f"{name}.onnx").touch()
+    family = find_family(tmp_path)
+    assert {variant: file.stem for variant, file in family.files.items()} == {
+        "plain": "model",
+        "O2": "model_O2",
+        "O4": "model_O4",
+        "fp16": "model_fp16",
+        "quantized": "model_quantized",
+        "quantized-s8": "model_int8",
+        "quantized-u8": "model_quint8_avx2",
+        "int4": "model_q4",
+    }
+    assert [file.stem for file in family.others] == [
+        "encoder", "model_bnb4", "model_q4f16", "model_qint8_arm64", "model_uint8"
+    ]  # fmt: skip
+    assert VARIANT.keys() >= family.files.keys()
+    assert find_family(tmp_path / "nowhere") == NO_FAMILY
+
+
+def test_files_in_the_folder_of_a_checkpoint_are_judged(house, bare, tmp_path):
+    """All at once, each as what its name says; --variant selects, and exports what does not lie there."""
+    house.add("another", "task = 'never read'")
+    folder = tmp_path / "with-files"
+    shutil.copytree(bare, folder)
+    ceilings = {"max_abs_error": 1, "min_cosine": -1, "max_similarity_change": 2, "topk_overlap": 0}
+    stated = ["pooling=mean", "normalize=true", *(f"ceilings.int8.{name}={limit}" for name, limit in ceilings.items())]
+    options = [f"--checkpoint={folder}", *(f"--set={text}" for text in stated)]
+    made = house.run(*options, "--variant=plain", "--variant=quantized")
+    assert made.returncode == 0, made.text
+    (folder / "onnx").mkdir()
+    for variant, name in (("plain", "model"), ("quantized", "model_quantized"), ("plain", "encoder")):
+        shutil.copy(house.artifact(variant) / "model.onnx", folder / "onnx" / f"{name}.onnx")
+    run = house.run(*options)
+    assert run.returncode == 0, run.text
+    assert house.statuses() == {"plain": "unbaselined", "quantized": "unbaselined"}
+    rows = house.gate()["models"][0]["variants"]
+    assert [Path(row["path"]).name for row in rows] == ["model.onnx", "model_quantized.onnx"]
+    assert all(row["ready_made"] for row in rows)
+    assert f"quantized is {folder / 'onnx' / 'model_quantized.onnx'}" in run.stdout
+    assert f"not judged: {folder / 'onnx' / 'encoder.onnx'}" in run.stdout
+
+    run = house.run(*options, "--variant=plain", "--variant=O1")
+    assert run.returncode == 0, run.text
+    rows = {row["variant"]: row for row in house.gate()["models"][0]["variants"]}
+    assert rows["plain"]["ready_made"]
+    assert not rows["O1"]["ready_made"]
+    shutil.copy(folder / "onnx" / "model_quantized.onnx", folder / "onnx" / "model.onnx")
+    run = house.run(*options, "--variant=plain", suite="suites/conformance/test_quantization.py")
+    assert run.returncode == 1
+    assert "is quantized, and the recipe does not say so" in run.text
