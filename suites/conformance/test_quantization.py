@@ -82,19 +82,18 @@ def _problems_of(weights: Sequence[QuantizedWeight], int8: Int8) -> list[str]:
 def _check_blocks(case: Case, weights: Sequence[QuantizedWeight], finding: NoteFinding) -> None:
     """Bits and accuracy level, which a variant is named after, are the recipe's; blocks too in an export of our own."""
     stated = Blocks(**recipes.WEIGHT_PARAMETERS[case.variant.recipe[-1][1]])
-    problems = [
-        f"{weight.layer} has {weight.blocks or 'no blocks'}, and the recipe says {stated}"
-        for weight in weights
-        if weight.blocks != stated
+    named = (stated.bits, stated.accuracy_level)
+    other = [weight for weight in weights if weight.is_matrix and weight.blocks != stated]
+    problems = [f"{weight.layer} has {weight.blocks or 'no blocks'}, and the recipe says {stated}" for weight in other]
+    unnamed = [
+        problem
+        for problem, weight in zip(problems, other, strict=True)
+        if weight.blocks is None or (weight.blocks.bits, weight.blocks.accuracy_level) != named
     ]
-    named = [
-        weight.blocks and (weight.blocks.bits, weight.blocks.accuracy_level) == (stated.bits, stated.accuracy_level)
-        for weight in weights
-    ]
-    if problems and case.ready_made and all(named):
+    if problems and case.ready_made and not unnamed:
         finding(f"not quantized as this suite would: {problems[0]}")
         return
-    assert not problems, f"{case}: {problems[0]}"
+    assert not problems, f"{case}: {[*unnamed, *problems][0]}"
     finding("; ".join(filter(None, [f"{len(weights)} matrices: {stated}", restore.describe(case.artifact.folder)])))
 
 

@@ -14,7 +14,7 @@ from fixtures.arrays import Array
 from fixtures.baselines.errors import ApprovalError
 from fixtures.baselines.files import CONFORMANCE, ConformanceFile, Provenance, write_new_baseline
 from fixtures.export import seeded
-from fixtures.export.family import NO_FAMILY, find_family
+from fixtures.export.family import find_family
 from fixtures.export.variants import VARIANT
 from fixtures.gate.command_line import ROOT, parse
 from fixtures.gate.single_values import UsageError
@@ -487,8 +487,9 @@ def test_first_look_is_short_unless_it_is_approved(house, bare, approving):
     assert long & modules == (long if approving else set())
 
 
-def test_names_of_files_say_what_they_are(tmp_path):
-    """Those of transformers.js and of sentence-transformers; of two int8 files the first is judged."""
+def test_names_of_files_say_what_they_are(tmp_path, monkeypatch):
+    """Those of transformers.js and of sentence-transformers; of several int8 files one for this processor is judged."""
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
     (tmp_path / "onnx").mkdir()
     names = ("model", "model_O2", "model_O4", "model_fp16", "model_quantized", "model_int8", "model_qint8_arm64")
     others = ("model_uint8", "model_quint8_avx2", "model_q4", "model_q4f16", "model_bnb4", "encoder")
@@ -506,10 +507,14 @@ def test_names_of_files_say_what_they_are(tmp_path):
         "int4": "model_q4",
     }
     assert [file.stem for file in family.others] == [
-        "encoder", "model_bnb4", "model_q4f16", "model_qint8_arm64", "model_uint8"
+        "encoder", "model_bnb4", "model_q4f16", "model_uint8", "model_qint8_arm64"
     ]  # fmt: skip
+    (tmp_path / "onnx" / "model_int8.onnx").rename(tmp_path / "onnx" / "model_qint8_avx512.onnx")
+    assert find_family(tmp_path).files["quantized-s8"].stem == "model_qint8_avx512"
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert find_family(tmp_path).files["quantized-s8"].stem == "model_qint8_arm64"
     assert VARIANT.keys() >= family.files.keys()
-    assert find_family(tmp_path / "nowhere") == NO_FAMILY
+    assert find_family(tmp_path / "nowhere") == ({}, ())
 
 
 def test_files_in_the_folder_of_a_checkpoint_are_judged(house, bare, tmp_path):
@@ -539,6 +544,7 @@ def test_files_in_the_folder_of_a_checkpoint_are_judged(house, bare, tmp_path):
     rows = {row["variant"]: row for row in house.gate()["models"][0]["variants"]}
     assert rows["plain"]["ready_made"]
     assert not rows["O1"]["ready_made"]
+    assert f"not judged: {folder / 'onnx' / 'model_quantized.onnx'}" in run.stdout
     shutil.copy(folder / "onnx" / "model_quantized.onnx", folder / "onnx" / "model.onnx")
     run = house.run(*options, "--variant=plain", suite="suites/conformance/test_quantization.py")
     assert run.returncode == 1

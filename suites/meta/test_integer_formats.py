@@ -13,6 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from fixtures.graphs import weights
 from fixtures.graphs.integer_formats import quantized_weights
+from fixtures.graphs.quantization import Granularity
+from fixtures.graphs.quantization_kind import Activations, QuantizationKind, kind_of
 
 ROWS, COLUMNS, BLOCK = 64, 48, 32
 TABLE_BLOCK = 16
@@ -183,6 +185,13 @@ def cast_in_blocks():
     return made._replace(constants=made.constants | {"shape": np.array([ROWS, COLUMNS])})
 
 
+def cast_in_blocks_around_one_zero_point():
+    integers, scale = in_blocks(FLOATS, 0)
+    blocks = (integers.astype(np.int16) + 128).astype(np.uint8).reshape(ROWS // BLOCK, BLOCK, COLUMNS)
+    made = cast(blocks, scale[:, None, :], Node("Reshape", ["m", "shape"], ["w"]), zero_point=np.uint8(128))
+    return made._replace(constants=made.constants | {"shape": np.array([ROWS, COLUMNS])})
+
+
 def quantized_product(nodes, integers, scale, zero_point=None, **constants):
     zero_point = np.zeros(scale.shape, integers.dtype) if zero_point is None else zero_point
     return Format(nodes, {"q": integers, "s": scale, "z": zero_point, **constants})
@@ -199,6 +208,24 @@ def dynamic():
         Node("Mul", ["f", "both"], ["y"]),
     ]
     return quantized_product(nodes, integers, scale.ravel())
+
+
+def dynamic_scaled_in_two_steps():
+    integers, scale = scaled(FLOATS, axis=1)
+    nodes = [
+        Node("DynamicQuantizeLinear", ["x"], ["xq", "xs", "xz"]),
+        Node("MatMulInteger", ["xq", "q", "xz", "z"], ["i"]),
+        Node("Cast", ["i"], ["f"], attributes={"to": TensorProto.FLOAT}),
+        Node("Mul", ["f", "xs"], ["half"]),
+        Node("Mul", ["half", "s"], ["y"]),
+    ]
+    return quantized_product(nodes, integers, scale.ravel())
+
+
+def dynamic_with_its_scales_the_other_way_round():
+    made = dynamic()
+    nodes = [node._replace(inputs=node.inputs[::-1]) if node.outputs == ["both"] else node for node in made.nodes]
+    return made._replace(nodes=nodes)
 
 
 def dynamic_fused():
@@ -258,6 +285,26 @@ def table_of_4_bits_in_bytes():
     return table(halves[:, ::2] | (halves[:, 1::2] << 4), scale)
 
 
+def table_of_8_bits_in_bytes():
+    integers, scale = in_blocks(FLOATS, 1, block_size=TABLE_BLOCK)
+    made = table((integers.astype(np.int16) + 128).astype(np.uint8), scale)
+    return made._replace(nodes=[made.nodes[0]._replace(attributes={**made.nodes[0].attributes, "bits": 8})])
+
+
+def gathered_and_dequantized_per_column():
+    integers, scale = scaled(FLOATS, axis=1)
+    nodes = [
+        Node("Gather", ["q", "x"], ["rows"]),
+        Node("DequantizeLinear", ["rows", "s"], ["y"], attributes={"axis": -1}),
+    ]
+    return Format(nodes, {"q": integers, "s": scale.ravel()})
+
+
+def dequantized_in_4_bits_and_cut_off():
+    scale = (np.abs(FLOATS).max(axis=0) / 8).astype(np.float32)
+    return dequantized(np.clip(np.rint(FLOATS / scale), -8, 7).astype(ml_dtypes.int4), scale, axis=1)
+
+
 def gathered_and_dequantized():
     integers, scale = scaled(FLOATS)
     nodes = [Node("Gather", ["q", "x"], ["rows"]), Node("DequantizeLinear", ["rows", "s"], ["y"])]
@@ -272,6 +319,7 @@ FORMATS: tuple[Callable[[], Format], ...] = (
     dequantized_with_zero_points,
     dequantized_in_blocks,
     dequantized_in_blocks_of_4_bits,
+    dequantized_in_4_bits_and_cut_off,
     dequantized_and_transposed,
     dequantized_blocks_of_a_transposed_weight,
     dequantized_for_gemm,
@@ -280,18 +328,29 @@ FORMATS: tuple[Callable[[], Format], ...] = (
     cast_per_column,
     cast_with_zero_points,
     cast_in_blocks,
+    cast_in_blocks_around_one_zero_point,
     dynamic,
+    dynamic_scaled_in_two_steps,
+    dynamic_with_its_scales_the_other_way_round,
     dynamic_fused,
     integer_to_float,
     linear_product,
     linear_gemm,
     table_of_4_bits,
     table_of_4_bits_in_bytes,
+    table_of_8_bits_in_bytes,
     gathered_and_dequantized,
+    gathered_and_dequantized_per_column,
 )
 TRANSPOSED = {dequantized_and_transposed, dequantized_blocks_of_a_transposed_weight, dequantized_for_gemm, linear_gemm}
 """Formats that store the weight as the checkpoint does."""
-TABLES = {table_of_4_bits, table_of_4_bits_in_bytes, gathered_and_dequantized}
+TABLES = {
+    table_of_4_bits,
+    table_of_4_bits_in_bytes,
+    table_of_8_bits_in_bytes,
+    gathered_and_dequantized,
+    gathered_and_dequantized_per_column,
+}
 
 
 def model_of(make):
@@ -390,3 +449,124 @@ def test_integers_that_are_no_weights_are_left():
     model.graph.node.insert(1, helper.make_node("ReduceMax", ["c"], ["largest"], keepdims=0))
     model.graph.node[2].input[1] = "largest"
     assert not quantized_weights(model)
+
+
+def one_weight(nodes, **constants):
+    """Return a graph of these nodes that is not run."""
+    graph = helper.make_graph(
+        nodes, "g", [], [], [numpy_helper.from_array(array, name) for name, array in constants.items()]
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+@pytest.mark.parametrize(
+    ("shape", "scales", "node"),
+    [
+        ((8, 6, 3), (8, 1, 1), helper.make_node("Conv", ["x", "w"], ["y"], "/layer/Conv")),
+        ((4, 64, 48), (4, 1, 48), helper.make_node("MatMul", ["x", "w"], ["y"], "/layer/MatMul")),
+    ],
+    ids=["convolution", "experts"],
+)
+def test_weight_of_three_axes_is_not_taken_for_blocks(shape, scales, node):
+    floats = np.random.default_rng(2).normal(size=shape).astype(np.float32)
+    axes = tuple(axis for axis, length in enumerate(scales) if length == 1)
+    scale = (np.abs(floats).max(axis=axes, keepdims=True) / 127).astype(np.float32)
+    cast_node = helper.make_node("Cast", ["q"], ["c"], to=TensorProto.FLOAT)
+    nodes = [cast_node, helper.make_node("Mul", ["c", "s"], ["w"]), node]
+    model = one_weight(nodes, q=np.rint(floats / scale).astype(np.int8), s=scale)
+    compared = weights.compare({"layer.weight": floats}, model)
+    assert not compared.differences
+    assert compared.share == 1
+
+
+def test_weight_of_a_convolution_has_a_scale_for_each_output():
+    floats = np.random.default_rng(2).normal(size=(8, 6, 3)).astype(np.float32)
+    scale = (np.abs(floats).max(axis=(1, 2), keepdims=True) / 127).astype(np.float32)
+    nodes = [
+        helper.make_node("ConvInteger", ["x", "q", "xz", "z"], ["i"], "/layer/Conv"),
+        helper.make_node("Cast", ["i"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["xs", "s"], ["both"]),
+        helper.make_node("Mul", ["f", "both"], ["y"]),
+    ]
+    model = one_weight(nodes, q=np.rint(floats / scale).astype(np.int8), s=scale.reshape(1, 8, 1), z=np.int8(0))
+    (weight,) = quantized_weights(model)
+    assert np.abs(weight.floats - floats).max() <= scale.max()
+
+
+def test_weight_that_is_read_with_two_scales_is_compared_with_both():
+    made = dequantized_per_tensor()
+    nodes = [
+        helper.make_node(node.operator, node.inputs, node.outputs, f"/layer/{node.operator}") for node in made.nodes
+    ]
+    second = [
+        helper.make_node("DequantizeLinear", ["q", "s2"], ["w2"]),
+        helper.make_node("MatMul", ["x", "w2"], ["y2"], "/layer_1/MatMul"),
+    ]
+    constants = made.constants | {"s2": made.constants["s"] * np.float32(1.5)}
+    (difference,) = weights.compare(
+        checkpoint_of(dequantized_per_tensor), one_weight([*nodes, *second], **constants)
+    ).differences
+    assert "has a scale that is off by +50" in difference.problem
+
+
+def test_zero_among_floats_of_8_bits_is_as_exact_as_its_neighbours():
+    floats = (np.random.default_rng(3).normal(size=(ROWS, COLUMNS)) * 0.01).astype(np.float32)
+    values = floats.astype(ml_dtypes.float8_e4m3fn)
+    values[3] = 0
+    nodes = [
+        helper.make_node("DequantizeLinear", ["q", "s"], ["w"]),
+        helper.make_node("MatMul", ["x", "w"], ["y"], "/layer/MatMul"),
+    ]
+    compared = weights.compare({"layer.weight": floats.T}, one_weight(nodes, q=values, s=np.float32(1)))
+    assert compared.differences
+
+
+def test_mask_that_is_cast_and_multiplied_is_no_weight():
+    nodes = [
+        helper.make_node("Cast", ["mask"], ["c"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["c", "far"], ["bias"]),
+        helper.make_node("Add", ["x", "bias"], ["y"]),
+    ]
+    assert not quantized_weights(one_weight(nodes, mask=np.ones((1, 1, 8, 8), np.uint8), far=np.float32(-1e4)))
+
+
+@pytest.mark.parametrize(
+    "operator", ["MatMulNBits", "Cast", "QuantizeLinear", "DequantizeLinear", "GatherBlockQuantized"]
+)
+def test_node_without_inputs_is_passed_over(operator):
+    """The gate says that ONNX Runtime does not load it."""
+    model = one_weight([helper.make_node(operator, [], [])])
+    assert not quantized_weights(model)
+    assert kind_of(model) is None
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (dequantized_per_tensor, ("float", 8, Granularity.TENSOR, False)),
+        (dequantized_per_column, ("float", 8, Granularity.CHANNEL, False)),
+        (cast_in_blocks, ("float", 8, Granularity.BLOCK, False)),
+        (dequantized_in_blocks_of_4_bits, ("float", 4, Granularity.BLOCK, False)),
+        (dequantized_from_8_bit_floats, ("float", 8, Granularity.TENSOR, True)),
+        (dynamic, ("dynamic", 8, Granularity.CHANNEL, False)),
+        (dynamic_fused, ("dynamic", 8, Granularity.CHANNEL, False)),
+        (linear_product, ("static", 8, Granularity.TENSOR, False)),
+    ],
+)
+def test_kind_of_quantization_is_told_without_the_weights(make, expected):
+    assert kind_of(model_of(make)) == QuantizationKind(Activations(expected[0]), *expected[1:])
+
+
+def test_head_with_one_output_has_a_scale_for_its_channel():
+    """As a reranker's has: it makes the others no coarser."""
+    made = dequantized_per_column()
+    nodes = [helper.make_node(node.operator, node.inputs, node.outputs, axis=1) for node in made.nodes[:1]]
+    nodes += [
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("DequantizeLinear", ["hq", "hs"], ["hw"], axis=1),
+        helper.make_node("MatMul", ["h", "hw"], ["y"]),
+    ]
+    model = one_weight(nodes, **made.constants, hq=np.ones((COLUMNS, 1), np.int8), hs=np.ones(1, np.float32))
+    kind = kind_of(model)
+    assert kind is not None
+    assert kind.granularity is Granularity.CHANNEL

@@ -724,7 +724,7 @@ def test_file_is_held_to_the_class_of_what_it_is(shop, folder, options, precisio
     assert row["quantization"].startswith(text)
     assert row["quantization"].endswith("; activations stay floats")
     assert row["matched_share"] == 1
-    held = f"held to the ceiling of {precision}, which is what it is"
+    held = f"held to the ceiling of {precision}, as it is quantized"
     assert (held in row["ready_made"]) == (precision != "int8")
 
     def damage(model):
