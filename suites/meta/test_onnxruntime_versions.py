@@ -68,6 +68,19 @@ def test_what_a_version_does_not_read_is_named_with_the_first_that_does(fields, 
     assert problems(graph_of(**fields), target) == expected
 
 
+def test_operator_that_a_version_computes_wrongly_is_named():
+    """ONNX Script's Attention has its mask as a bias; Optimum's has the mask itself."""
+    graph = graph_of(operator="Attention", domain=OWN_DOMAIN)
+    assert problems(graph, "1.20") == []
+    graph.graph.node[0].input.extend(["weights", "bias", "", "", "mask"])
+    assert problems(graph, "1.21") == []
+    (line,) = problems(graph, "1.20")
+    assert line == (
+        "the operator Attention with a mask as a bias, of which 1.20 computes all rows of a batch but the first "
+        "wrongly: 1.21 is the first that is right"
+    )
+
+
 def test_target_is_a_version_that_was_measured():
     assert target_ort(None) == ""
     assert target_ort("1.20.1") == target_ort("1.20") == "1.20"

@@ -12,9 +12,10 @@ from fixtures.build.step import Step
 from fixtures.build.store import Store
 from fixtures.export import recipes, torch_export
 from fixtures.export.onnx_export import OPSET
-from fixtures.export.variants import VARIANT
+from fixtures.export.variants import VARIANT, recipe_limits
 from fixtures.graphs.graph import added_operators, input_types, module_of, output_types
 from fixtures.models.checkpoints import Checkpoint
+from fixtures.models.settings import limit_of
 from fixtures.runtimes import hardware
 from fixtures.runtimes.onnx_runtime import OnnxRuntime
 from fixtures.runtimes.torch_runtime import TorchRuntime
@@ -207,3 +208,17 @@ def test_failure_is_reproduced_in_the_environment_that_it_was_seen_in(house):
         run = house.run("--variant", "plain", variables={"TOX_ENV_NAME": running})
         assert run.returncode == 1, run.text
         assert f"reproduce: tox run -e {named} -- " in run.stdout
+
+
+def test_fusions_that_the_installed_runtime_computes_wrongly_are_a_known_limit(tmp_path, monkeypatch):
+    """Of several limits of a check, that one is told which it failed by."""
+    monkeypatch.setattr("fixtures.export.torch_export.version_of", lambda name: "1.20.1")
+    with pytest.raises(NotImplementedError, match=r"this is 1\.20\.1") as raised:
+        torch_export.fuse([tmp_path], tmp_path, {"level": "O2"})
+    limits = recipe_limits(VARIANT["O2"], "torch")
+    limit = limit_of("builds", "O2", limits, str(raised.value))
+    assert limit is not None
+    assert limit.error in str(raised.value)
+    other = limit_of("builds", "O2", limits, "ONNX Script's fusions make a graph that cannot be loaded")
+    assert other is not None
+    assert other != limit
