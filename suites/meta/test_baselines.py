@@ -25,7 +25,7 @@ from fixtures.baselines.files import (
     TierFile,
 )
 from fixtures.baselines.tolerances import TOLERANCES, tolerance
-from fixtures.export.variants import VARIANT
+from fixtures.export.variants import PRECISIONS, VARIANT
 from fixtures.gate.command_line import ROOT
 from fixtures.latency.records import Cell, Speed
 from fixtures.models.files import sha256_of
@@ -410,7 +410,7 @@ def test_changes_name_everything_that_differs():
 
 
 def test_every_precision_has_tolerances_with_reasons():
-    precisions = {"reference"} | {variant.precision.name for variant in VARIANT.values()}
+    precisions = {"reference", *PRECISIONS}
     assert {(precision, versions) for precision in precisions for versions in (True, False)} == set(TOLERANCES)
     for row in TOLERANCES.values():
         assert row.limits.keys() == {"max_abs_error", "max_logit_error"}
