@@ -47,7 +47,7 @@ def test_quantization_is_that_of_the_recipe(
     if case.ready_made:
         finding(measured.quantization)
         if problems and case.precision is INT8:
-            finding(f"quantized for another tier than {gate.machine.tier}: {problems[0]}")
+            finding(f"quantized otherwise than for the tier {gate.machine.tier}: {problems[0]}")
         return
     assert not problems, f"{case}: {problems[0]}"
     matrices = [weight for weight in weights if weight.is_matrix]

@@ -549,3 +549,9 @@ def test_files_in_the_folder_of_a_checkpoint_are_judged(house, bare, tmp_path):
     run = house.run(*options, "--variant=plain", suite="suites/conformance/test_quantization.py")
     assert run.returncode == 1
     assert "is quantized, and the recipe does not say so" in run.text
+    (failure,) = house.gate()["failures"]
+    assert f"--artifact=with-files:plain={folder / 'onnx' / 'model.onnx'} --variant=plain" in failure["message"]
+    made = house.run(*options, suite="suites/conformance/test_quantization.py")
+    assert made.returncode == 1
+    (failure,) = house.gate()["failures"]
+    assert "model_quantized" not in failure["message"], "the command that runs it again names its own file alone"
