@@ -6,11 +6,11 @@ import pytest
 from fixtures.arrays import Array
 from fixtures.gate.case import Case
 from fixtures.gate.verdicts import TWO_SIDES, judge_batch
+from fixtures.graphs.quantization_kind import Activations, activations_of
 from fixtures.plugin.outcomes import inapplicable, require
 from fixtures.plugin.suite_fixtures import NoteFinding
 from fixtures.runtimes import opening
 from fixtures.scoring import stress
-from fixtures.scoring.ceilings import INT8
 from fixtures.scoring.encoded import Encoded
 from fixtures.scoring.stress import StressReference, past_the_limit, unknown_token
 
@@ -31,7 +31,8 @@ def test_batch_scores_like_its_rows_alone(case: Case, batch: int, finding: NoteF
     feeds = encoded.feeds(np.arange(batch))
     against = f"the same rows alone, batch {batch}"
     verdict = require(judge_batch(case, score_rows_alone(case, encoded), case.score(feeds), feeds, against, TWO_SIDES))
-    if case.precision is INT8 and batch == LARGEST:
+    is_dynamic = case.is_onnx and activations_of(case.graph) is Activations.DYNAMIC
+    if is_dynamic and batch == LARGEST:
         metric = case.subject.task.metrics[0]
         finding(f"dynamic int8 depends on the batch: in one of {batch}, {metric} {verdict.metrics[metric]:.2g}")
 
