@@ -1,15 +1,14 @@
 """Weights hold what no probe can see, such as the row of a token that no probe has."""
 
-from pathlib import Path
+from collections.abc import Mapping
 
 import onnx
 import pytest
 
+from fixtures.arrays import Floats
 from fixtures.gate.case import Case
 from fixtures.gate.measured import Measured
-from fixtures.graphs import weights
-from fixtures.models.tensors import WeightsUnreadable, read_tensors
-from fixtures.plugin.outcomes import unsupported
+from fixtures.graphs.weights import compare
 from fixtures.plugin.suite_fixtures import NoteFinding
 
 pytestmark = pytest.mark.check
@@ -18,14 +17,10 @@ LEAST_SHARE = 0.95
 
 
 def test_weights_are_the_checkpoints(
-    case: Case, onnx_model: onnx.ModelProto, weights_folder: Path, measured: Measured, finding: NoteFinding
+    case: Case, onnx_model: onnx.ModelProto, weights: Mapping[str, Floats], measured: Measured, finding: NoteFinding
 ) -> None:
     """Every weight in the graph is what the checkpoint has in its place: exactly, or as rounding to int8 leaves it."""
-    try:
-        tensors = read_tensors(weights_folder)
-    except WeightsUnreadable as error:
-        unsupported(case.context, str(error))
-    compared = weights.compare(tensors, onnx_model, case.file.parent)
+    compared = compare(weights, onnx_model, case.file.parent)
     measured.matched_share = compared.share
     if compared.share < LEAST_SHARE and not compared.differences:
         finding(f"only {compared.share:.0%} of the elements were recognised: damage to the others is not seen here")

@@ -14,8 +14,9 @@ import pytest
 import tokenizers
 from onnx import TensorProto, helper, numpy_helper
 
+from fixtures.export.graph_names import ReadyMadeError, map_inputs, map_outputs
 from fixtures.export.quantize import quantize_weights
-from fixtures.export.ready_made import PADDED_TO, ReadyMadeError, find, map_inputs, map_outputs
+from fixtures.export.ready_made import PADDED_TO, find
 from fixtures.export.recipes import WEIGHT_PARAMETERS
 from fixtures.scoring.tasks import TASKS
 from suites.meta.house import FEW, ROOT

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from fixtures.export import ready_made, seeded
+from fixtures.export.graph_names import ReadyMadeError
 from fixtures.gate import inferred
 from fixtures.gate.context import Context
 from fixtures.gate.session import Gate
@@ -199,7 +200,7 @@ def prepare_graph(folder: Path, _: Path) -> Attempt:
         made.as_checkpoint(with_graph=True)
 
     strategies = {"model.onnx": onnx_files(model), "weights.bin": byte_files(data), "tokenizer.json": json_files(b"{}")}
-    return Attempt(one_of_files(strategies), read, (ready_made.ReadyMadeError,), (str(folder),))
+    return Attempt(one_of_files(strategies), read, (ReadyMadeError,), (str(folder),))
 
 
 def prepare_adoption(folder: Path, seeds: Path) -> Attempt:
@@ -219,4 +220,4 @@ def prepare_adoption(folder: Path, seeds: Path) -> Attempt:
         ready_made.describe(output)
         onnx.load(str(output / "model.onnx"), load_external_data=False)
 
-    return Attempt(one_of_files({"model.onnx": onnx_files(model)}), read, (ready_made.ReadyMadeError,), ("",))
+    return Attempt(one_of_files({"model.onnx": onnx_files(model)}), read, (ReadyMadeError,), ("",))
