@@ -4,6 +4,7 @@ pytest_plugins = (
     "fixtures.options",
     "fixtures.plugin.suite_fixtures",
     "fixtures.plugin.benchmarks",
+    "fixtures.plugin.consumers",
     "fixtures.plugin.collection",
     "fixtures.plugin.reporting",
     "fixtures.plugin.interruptions",

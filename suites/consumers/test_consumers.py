@@ -1,0 +1,24 @@
+"""The same folder scores the same in the programs that deploy it."""
+
+from __future__ import annotations
+
+import pytest
+
+from fixtures.consumers.table import CONSUMERS, Consumer
+from fixtures.gate.case import Case
+from fixtures.gate.consumed import judge_consumer
+from fixtures.plugin.consumers import Consumption
+from fixtures.plugin.outcomes import require
+from fixtures.plugin.suite_fixtures import NoteFinding
+
+pytestmark = pytest.mark.check
+
+
+@pytest.mark.parametrize("consumer", CONSUMERS.values(), ids=list(CONSUMERS))
+def test_consumer_scores_as_it_was_judged(
+    scored: Case, consumer: Consumer, consumption: Consumption, finding: NoteFinding
+) -> None:
+    """A program that deploys the variant makes the same tokens and the same scores as the gate, but for rounding."""
+    require(judge_consumer(scored, consumer, consumption.result, consumption.differences))
+    for difference in consumption.differences:
+        finding(str(difference))
