@@ -1,5 +1,7 @@
 """The numbers are numbers, differ, and repeat; 16 bits hold what is computed on the way."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import tokenizers
@@ -19,6 +21,8 @@ from fixtures.scoring.stress import EXTREME_INPUTS, tokens_by_norm
 pytestmark = pytest.mark.check
 
 RUNS = 3
+CALLERS, TURNS = 4, 8
+"""Callers of one session at the same time, and the runs of each."""
 ROOM = np.finfo(np.float16).max / 2
 """Texts that are not tried may go further than those that are."""
 
@@ -40,6 +44,23 @@ def test_same_input_gives_the_same_bits(case: Case) -> None:
     first, *repeats = (case.score(feeds) for _ in range(RUNS))
     worst = max(float(np.abs(first - repeat).max()) for repeat in repeats)
     assert all(np.array_equal(first, repeat) for repeat in repeats), f"{case}: runs differ by up to {worst:.3g}"
+
+
+def test_callers_score_as_they_do_alone(case: Case) -> None:
+    """Several callers on one session at the same time, each with another batch, get the bits that they get alone."""
+    encoded = case.subject.encoded
+    rows = stress.short_probes(encoded, CALLERS)
+    batches = [encoded.feeds(np.roll(rows, turn)[: turn + 1]) for turn in range(CALLERS)]
+    alone = [case.score(feeds) for feeds in batches]
+    turns = [turn % CALLERS for turn in range(CALLERS * TURNS)]
+    with ThreadPoolExecutor(CALLERS) as callers:
+        together = list(callers.map(lambda turn: case.score(batches[turn]), turns))
+    pairs = [(turn, np.array_equal(alone[turn], scores)) for turn, scores in zip(turns, together, strict=True)]
+    differing = [turn for turn, is_equal in pairs if not is_equal]
+    assert not differing, (
+        f"{case}: {len(differing)} of {len(turns)} runs beside {CALLERS - 1} other callers differ from the same batch "
+        f"alone, of {differing[0] + 1} texts: give each caller a session of its own"
+    )
 
 
 @pytest.mark.parametrize("extreme", EXTREME_INPUTS)

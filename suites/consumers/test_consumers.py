@@ -10,15 +10,16 @@ from fixtures.gate.consumed import judge_consumer
 from fixtures.plugin.consumers import Consumption
 from fixtures.plugin.outcomes import require
 from fixtures.plugin.suite_fixtures import NoteFinding
+from fixtures.scoring.closeness import Closeness
 
 pytestmark = pytest.mark.check
 
 
 @pytest.mark.parametrize("consumer", CONSUMERS.values(), ids=list(CONSUMERS))
 def test_consumer_scores_as_it_was_judged(
-    scored: Case, consumer: Consumer, consumption: Consumption, finding: NoteFinding
+    scored: Case, closeness: Closeness, consumer: Consumer, consumption: Consumption, finding: NoteFinding
 ) -> None:
     """A program that deploys the variant makes the same tokens and the same scores as the gate, but for rounding."""
-    require(judge_consumer(scored, consumer, consumption.result, consumption.differences))
+    require(judge_consumer(scored, consumer, consumption.result, consumption.differences, closeness))
     for difference in consumption.differences:
         finding(str(difference))

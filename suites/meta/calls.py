@@ -8,6 +8,7 @@ from typing import Any, TypeVar, cast
 from fixtures.gate.case import Case
 from fixtures.gate.measured import Measured
 from fixtures.gate.session import Gate
+from fixtures.models.tensors import read_tensors
 
 FIXTURES: Mapping[str, Callable[[Case], Any]] = {
     "case": lambda case: case,
@@ -17,7 +18,7 @@ FIXTURES: Mapping[str, Callable[[Case], Any]] = {
     "onnx_model": lambda case: case.graph,
     "operators": lambda case: case.operators,
     "stress_reference": lambda case: case.subject.stress_reference,
-    "weights_folder": lambda case: case.subject.weights_folder,
+    "weights": lambda case: read_tensors(case.subject.weights_folder),
     "checkpoint_folder": lambda case: case.subject.weights_folder,
     "measured": lambda case: Measured(),
     "finding": lambda case: lambda text: None,

@@ -282,6 +282,7 @@ def test_sound_exports_pass(cases, variant, finding):
     call_check(test_loading.test_versions_are_those_of_the_recipe, case, finding=finding)
     call_check(test_masks.test_scores_hold_under_mask, case, mask="right-padding")
     call_check(test_numbers.test_same_input_gives_the_same_bits, case)
+    call_check(test_numbers.test_callers_score_as_they_do_alone, case)
     call_check(test_numbers.test_scores_are_finite_and_differ, case)
     call_check(test_recipe.test_exporter_leaves_its_inputs_untouched, case)
     for batch in (1, 3):
@@ -418,6 +419,11 @@ def test_numbers_that_say_nothing_are_seen(cases, scores, message):
 def test_run_that_differs_from_the_last_is_seen(faulty):
     with pytest.raises(AssertionError, match="runs differ by up to"):
         call_check(test_numbers.test_same_input_gives_the_same_bits, faulty(noisy))
+
+
+def test_callers_that_disturb_each_other_are_seen(faulty):
+    with pytest.raises(AssertionError, match="runs beside 3 other callers differ from the same batch alone"):
+        call_check(test_numbers.test_callers_score_as_they_do_alone, faulty(noisy))
 
 
 def pinned(case, operators=None, tokenizer=None, tokens=None):

@@ -348,6 +348,11 @@ def fail(inputs, output, parameters):
     raise ValueError("no such operator")
 
 
+@step_function("suites.meta.test_store:read_first", reads_only=True)
+def read_first(inputs, output, parameters):
+    (output / "names").write_text(" ".join(sorted(file.name for file in inputs[0].iterdir())))
+
+
 @pytest.fixture
 def checkpoint(tmp_path):
     (tmp_path / "checkpoint").mkdir()
@@ -392,6 +397,14 @@ def test_step_on_a_full_disk_is_a_store_error(store, checkpoint, step, monkeypat
     with pytest.raises(StoreError, match="No space left on device"):
         store.run(step(copy_and_spoil_input, checkpoint))
     assert not remains(store)
+
+
+def test_step_by_content_is_made_again_of_another_checkpoint(store, checkpoint, step):
+    """What is no step among its inputs counts by its digest, as for every other step."""
+    first = step(copy_and_spoil_input, checkpoint)
+    other = Checkpoint(checkpoint.folder, None, "sha256:2", 7)
+    keys = {store.run(Step(read_first, "read", (first, source), by_content=True)).key for source in (checkpoint, other)}
+    assert len(keys) == 2
 
 
 def test_measurement_is_made_again_when_its_input_comes_out_otherwise(store, checkpoint, step):
