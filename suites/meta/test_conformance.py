@@ -30,6 +30,7 @@ from fixtures.export.onnx_export import OPSET, export_onnx
 from fixtures.export.quantize import quantize_fused
 from fixtures.export.ready_made import ReadyMade
 from fixtures.export.variants import PROVIDER_LIMITS, VARIANT, recipe_limits
+from fixtures.gate import checks
 from fixtures.gate.case import plan_case
 from fixtures.gate.checks import CHECKS
 from fixtures.gate.command_line import parse
@@ -817,16 +818,18 @@ def test_every_check_has_its_fault():
     """A check that was never seen to fail does not count."""
     names = ("conformance", "gate", "ready_made", "weights", "half", "heads", "sentence_transformers")
     tests = "".join((ROOT / "suites" / "meta" / f"test_{name}.py").read_text() for name in names)
-    assert not [name for name in CHECKS if name not in tests]
+    tests += (ROOT / "suites" / "meta" / "test_consumers.py").read_text()
+    assert not [name for name in CHECKS | checks.CONSUMERS if name not in tests]
 
 
 def test_table_of_checks_is_that_of_the_suite():
     """A limit in model.toml is held to the table, before any suite is collected."""
-    suite = ROOT / "suites" / "conformance"
-    modules = [importlib.import_module(f"suites.conformance.{file.stem}") for file in suite.glob("test_*.py")]
-    assert all(module.pytestmark is not None for module in modules)
-    defined = {name.removeprefix("test_") for module in modules for name in vars(module) if name.startswith("test_")}
-    assert defined == CHECKS
+    for suite, names in (("conformance", CHECKS), ("consumers", checks.CONSUMERS)):
+        files = (ROOT / "suites" / suite).glob("test_*.py")
+        modules = [importlib.import_module(f"suites.{suite}.{file.stem}") for file in files]
+        assert all(module.pytestmark is not None for module in modules)
+        tests = [name for module in modules for name in vars(module) if name.startswith("test_")]
+        assert {name.removeprefix("test_") for name in tests} == names
 
 
 def test_limits_of_recipes_and_providers_are_of_checks_that_exist():

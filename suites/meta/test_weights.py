@@ -27,10 +27,12 @@ from fixtures.gate.case import Case
 from fixtures.gate.command_line import Options
 from fixtures.gate.context import Context
 from fixtures.gate.measured import Measured
+from fixtures.gate.plan import Plan
 from fixtures.gate.subject import Subject
 from fixtures.graphs import weights
 from fixtures.models.bge_m3 import COLBERT_FILE
 from fixtures.models.tensors import WeightsUnreadable, read_tensors
+from fixtures.plugin.suite_fixtures import read_weights
 from suites.conformance import test_weights
 from suites.meta.calls import stand_in
 
@@ -623,11 +625,11 @@ def test_tensor_beside_its_storage_is_not_read(tmp_path, shape):
         read_tensors(tmp_path)
 
 
-def test_check_names_model_variant_and_tensor_first(folders, load, checkpoint, other_checkpoint):
+def test_check_names_model_variant_and_tensor_first(load, checkpoint, other_checkpoint):
     findings: list[str] = []
     measured, model = Measured(), load(PLAIN)
     case = stand_in(Case, subject=stand_in(Subject, name="tiny"), variant=VARIANT[PLAIN], file=Path("model.onnx"))
-    test_weights.test_weights_are_the_checkpoints(case, model, folders["checkpoint"], measured, findings.append)
+    test_weights.test_weights_are_the_checkpoints(case, model, checkpoint, measured, findings.append)
     assert findings[0].startswith(
         "37 of 37 tensors, 100.00% of their elements, are the checkpoint's; not in the graph: po"
     )
@@ -636,10 +638,11 @@ def test_check_names_model_variant_and_tensor_first(folders, load, checkpoint, o
     with pytest.raises(
         pytest.fail.Exception, match=rf"^tiny plain: {WORDS} row 123 of 1000x32 is not the checkpoint's"
     ):
-        test_weights.test_weights_are_the_checkpoints(case, model, folders["checkpoint"], measured, findings.append)
+        test_weights.test_weights_are_the_checkpoints(case, model, checkpoint, measured, findings.append)
 
 
 def test_check_of_an_unreadable_checkpoint_is_unsupported(tmp_path):
-    case = stand_in(Case, context=stand_in(Context, options=stand_in(Options, required=frozenset())))
+    context = stand_in(Context, options=stand_in(Options, required=frozenset()))
+    subject = stand_in(Subject, plan=stand_in(Plan, graph=None), weights_folder=tmp_path)
     with pytest.raises(pytest.skip.Exception, match=r"^unsupported: .* has neither"):
-        test_weights.test_weights_are_the_checkpoints(case, onnx.ModelProto(), tmp_path, Measured(), print)
+        read_weights(stand_in(Case, subject=subject, context=context))
