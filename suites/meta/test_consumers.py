@@ -2,6 +2,7 @@
 
 import json
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -9,9 +10,16 @@ from onnx import helper
 
 from fixtures.arrays import sigmoid, unit_rows
 from fixtures.consumers.consume import ERROR_LINE, scores_of
-from fixtures.consumers.differences import Behind, Cause, Tokens, score_differences, token_differences
+from fixtures.consumers.differences import Behind, Cause, Difference, Tokens, score_differences, token_differences
 from fixtures.consumers.table import CONSUMERS, PROGRAMS
+from fixtures.gate.case import Case
+from fixtures.gate.consumed import judge_consumer
+from fixtures.gate.subject import Subject
+from fixtures.models.settings import Settings
+from fixtures.report.results import ConsumerResult
+from fixtures.scoring.closeness import Closeness
 from fixtures.scoring.tasks import TASKS, Scoring
+from suites.meta.calls import stand_in
 from suites.meta.house import LOOSE, House
 
 CLS, SEP, PAD = 101, 102, 0
@@ -23,9 +31,10 @@ def ids(*numbers):
     return np.array(numbers, np.int64)
 
 
-def tokens(judged, consumed, without_prompt=(), normalized=None, limit=8):
+def tokens(judged, consumed, without_prompt=(), normalized=None, limit=8, whole=None):
+    special = frozenset({CLS, SEP, PAD})
     return Tokens(
-        judged, consumed, without_prompt, frozenset({CLS, SEP, PAD}), PAD, lambda: normalized or {}, (), limit
+        judged, consumed, without_prompt, special, PAD, lambda: normalized or {}, lambda: whole or judged, (), limit
     )
 
 
@@ -35,10 +44,13 @@ TOKEN_CASES = {
     "the same": (SOUND, SOUND, {}, None, ""),
     "no prompt": (ids(CLS, 9, 9, 5, 6, SEP), ids(CLS, 5, 6, SEP), {"without_prompt": [ids(CLS, 5, 6, SEP)]},
                   Cause.PROMPT, "is not put before the text"),
-    "padding as text": (SOUND, ids(CLS, 5, 6, 7, SEP, PAD, PAD), {}, Cause.PADDING, "to 7 tokens"),
+    "padding as text": (SOUND, ids(CLS, 5, 6, 7, SEP, PAD, PAD), {}, Cause.PADDING, "so that it has 7 tokens"),
     "cut earlier": (CUT, ids(CLS, 1, 2, 3, SEP), {}, Cause.LIMIT, "cut at 5 tokens, and 8 were judged"),
     "not cut": (CUT, ids(CLS, 1, 2, 3, 4, 5, 6, 7, 8, 9, SEP), {}, Cause.LIMIT, "cut at 11 tokens, and 8"),
-    "lost its end": (CUT, ids(CLS, 1, 2, 3, 4, 5, 6, 7), {}, Cause.ENDING, "loses the special token"),
+    "lost its end": (CUT, ids(CLS, 1, 2, 3, 4, 5, 6, 7), {"whole": [ids(CLS, *range(1, 12), SEP)]}, Cause.ENDING,
+                     "loses the special token"),
+    "cut at its beginning": (CUT, ids(5, 6, 7, 8, 9, 10, 11, SEP), {"whole": [ids(CLS, *range(1, 12), SEP)]},
+                             Cause.TOKENS, "here [5, 6, 7"),
     "no special tokens": (SOUND, ids(5, 6, 7), {}, Cause.SPECIAL_TOKENS, "judged [101, 5, 6, 7]"),
     "another normaliser": (SOUND, ids(CLS, 5, 60, 7, SEP), {"normalized": {"capitals": [ids(CLS, 5, 60, 7, SEP)]}},
                            Cause.NORMALISER, "capitals"),
@@ -72,7 +84,8 @@ SCORE_CASES = {
     "nothing that is known": (EMBEDDING, VECTORS, -VECTORS, Cause.SCORES, "nothing that is known here explains it"),
     "no norm": (EMBEDDING, VECTORS, VECTORS * 3, Cause.NORM, "between 3 and 3"),
     "another pooling": (EMBEDDING, VECTORS, OTHER_POOLING, Cause.POOLING, "those of cls pooling, and mean was judged"),
-    "another pooling without norm": (EMBEDDING, VECTORS, OTHER_POOLING, Cause.POOLING, "cls pooling"),
+    "another pooling without norm": (EMBEDDING, VECTORS, 2 * OTHER_POOLING, Cause.SCORES, "nothing that is known"),
+    "no numbers": (EMBEDDING, VECTORS, VECTORS * np.nan, Cause.OUTPUT, "no finite numbers"),
     "another output": (EMBEDDING, VECTORS, np.ones((20, 4)), Cause.OUTPUT, "(4,) numbers of a probe, and (16,)"),
     "bits of float16": (EMBEDDING, VECTORS, VECTORS * 1e4, Cause.OUTPUT, "read as whole numbers"),
     "a sigmoid": (RERANK, LOGITS, sigmoid(LOGITS), Cause.ACTIVATION, "a sigmoid"),
@@ -82,7 +95,8 @@ SCORE_CASES = {
 
 @pytest.mark.parametrize(("scoring", "judged", "consumed", "cause", "text"), SCORE_CASES.values(), ids=SCORE_CASES)
 def test_what_differs_in_scores_is_named(scoring, judged, consumed, cause, text):
-    alternatives = {"cls pooling": OTHER_POOLING, "max pooling": OTHER_POOLING[::-1]}
+    wider = np.ones((20, 32))
+    alternatives = {"wide": wider, "max pooling": OTHER_POOLING[::-1], "cls pooling": 3 * OTHER_POOLING}
     behind = Behind(judged, consumed, scoring, 1e-5, 0.05, lambda: alternatives, float16=True)
     differences = score_differences(behind)
     assert [difference.cause for difference in differences] == ([cause] if cause else [])
@@ -243,8 +257,9 @@ def test_planted_fault_of_a_folder_is_named(exported, tmp_path, plant, consumer,
     planted = copy_of(folder, tmp_path)
     plant(planted)
     checks, results = consume(house, planted)
-    assert checks[consumer][0] == "fail"
+    assert checks[consumer][0] == results[consumer]["status"] == "fail"
     assert results[consumer]["causes"] == [cause]
+    assert cause in results[consumer]["reason"]
     assert text in results[consumer]["differences"][0]
     if consumer == "sentence-transformers":  # what reads other files is not concerned
         assert checks["onnxruntime"][0] == "pass"
@@ -269,10 +284,82 @@ def test_program_that_ends_is_told_with_its_last_words(exported, tmp_path):
     assert "EOF while parsing" in results["onnxruntime"]["reason"]
 
 
-def test_known_deviation_is_reported_and_no_failure(exported):
-    ending = CONSUMERS["transformers.js"].known[Cause.ENDING]
-    assert "https://" in ending
-    assert Cause.PRECISION not in CONSUMERS["transformers.js"].known
+def judged_by(consumer, differences, measured, own):
+    subject = stand_in(Subject, name="tiny", describe=lambda row: f"probe {row}")
+    ceiling = {"max_abs_error": 0.1}
+    case = stand_in(Case, subject=subject, label="plain", ceiling=ceiling, ceiling_source="here", ready_made=None)
+    result = ConsumerResult(consumer.name, {}, consumer.reads, consumer.told, closeness={"max_abs_error": measured})
+    return judge_consumer(case, consumer, result, differences, Closeness({"max_abs_error": own}, np.zeros(9)))
+
+
+ENDING = Difference(Cause.ENDING, "2 of 9 probes: it loses its end", frozenset({3, 4}))
+
+
+def test_known_deviation_is_reported_and_no_failure():
+    knowing, strict = CONSUMERS["transformers.js"], CONSUMERS["onnxruntime"]
+    assert "https://" in knowing.known[Cause.ENDING]
+    assert judged_by(knowing, [ENDING], 0.05, 0.05)
+    verdict = judged_by(strict, [ENDING], 0.05, 0.05)
+    assert verdict.failure.startswith("tiny plain in onnxruntime does not score as it was judged: ending")
+    assert "(probe 3)" in verdict.failure
+    assert not judged_by(knowing, [ENDING, Difference(Cause.NORM, "norms lie between 2 and 3")], 0.05, 0.05)
+
+
+def test_rounding_may_go_as_far_as_the_ceiling():
+    rounding = [Difference(Cause.PRECISION, "differ by 0.06")]
+    assert judged_by(CONSUMERS["onnxruntime"], rounding, 0.09, 0.04)
+    verdict = judged_by(CONSUMERS["onnxruntime"], rounding, 0.11, 0.04)
+    assert "max_abs_error 0.11 breaks its ceiling 0.1" in verdict.failure
+    assert judged_by(CONSUMERS["onnxruntime"], rounding, 0.11, 0.105), "the variant itself breaks it"
+
+
+@pytest.mark.parametrize("folder_as_it_is", [True, False], ids=["folder", "lone file"])
+def test_external_data_is_read_by_programs(exported, tmp_path, folder_as_it_is):
+    house, folder = exported
+    planted = copy_of(folder, tmp_path)
+    file = planted / "onnx" / "model.onnx"
+    where = file if folder_as_it_is else tmp_path / "lone" / "model.onnx"
+    where.parent.mkdir(exist_ok=True)
+    model = onnx.load(file)
+    onnx.save_model(model, where, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    run = house.run("--artifact", f"embedder:plain={where}", "--variant", "plain", suite=CONSUMER_SUITE)
+    (variant,) = house.gate()["models"][0]["variants"]
+    results = {result["consumer"]: result for result in variant["consumers"]}
+    assert run.returncode == 0, run.text
+    assert results["onnxruntime"]["differs"]["max_abs_error"] < 1e-6
+
+
+def test_modules_that_a_folder_has_are_kept(exported, tmp_path):
+    """Its prompts are those that were judged already."""
+    house, folder = exported
+    (copied := tmp_path / "again").mkdir()
+    for file in copy_of(folder, tmp_path).iterdir():
+        file.rename(copied / file.name)
+    loose = ("max_abs_error=1", "min_cosine=-1", "max_similarity_change=2", "topk_overlap=0")
+    settings = (f"--set=ceilings.int8.{limit}" for limit in loose)
+    run = house.run("--checkpoint", str(copied), *settings, "--export-to", str(tmp_path / "out"))
+    assert run.returncode == 0, run.text
+    for name in ("modules.json", "config_sentence_transformers.json", "1_Pooling/config.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (folder / name).read_bytes()
+
+
+SETTINGS = Settings(task="embedding", source="seeded:bert@7", max_length=64, pooling="max", normalize=True)
+UNABLE = {
+    "pooling": (SETTINGS, "fastembed", {}, "has no pooling max: pooled = true in [export]"),
+    "modules": (SETTINGS, "onnxruntime", {"has_layers": True}, "no modules behind the pooling"),
+    "pooled graph": (SETTINGS, "sentence-transformers", {"pools_itself": True}, "this graph yields none"),
+    "task": (msgspec.structs.replace(SETTINGS, task="fill-mask"), "fastembed", {}, "does no fill-mask"),
+    "two logits": (msgspec.structs.replace(SETTINGS, task="rerank", positive="yes"), "fastembed", {}, "first of two"),
+    "none": (SETTINGS, "sentence-transformers", {"has_layers": True}, ""),
+    "none, pooled": (SETTINGS, "fastembed", {"pools_itself": True, "has_layers": True}, ""),
+}
+
+
+@pytest.mark.parametrize(("settings", "consumer", "graph", "reason"), UNABLE.values(), ids=UNABLE)
+def test_consumer_that_cannot_do_it_is_inapplicable(settings, consumer, graph, reason):
+    told = CONSUMERS[consumer].inapplicable(settings, **{"pools_itself": False} | graph)
+    assert reason in told
+    assert bool(told) == bool(reason)
 
 
 # ------------------------------------------------------------------------------------- --export-to
