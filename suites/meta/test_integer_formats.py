@@ -260,6 +260,20 @@ def linear_gemm():
     return linear("QGemm", "com.microsoft")
 
 
+def linear_convolution():
+    """A kernel of one column, with a scale for each of its outputs."""
+    integers, scale = scaled(FLOATS.T, axis=0)
+    ranges = {"xs": np.float32(1 / 255), "xz": np.uint8(0), "ys": np.float32(LINEAR_STEP), "yz": np.uint8(128)}
+    nodes = [
+        Node("Unsqueeze", ["x", "axis"], ["column"]),
+        Node("QuantizeLinear", ["column", "xs", "xz"], ["xq"]),
+        Node("QLinearConv", ["xq", "xs", "xz", "q", "s", "z", "ys", "yz"], ["yq"]),
+        Node("DequantizeLinear", ["yq", "ys", "yz"], ["whole"]),
+        Node("Squeeze", ["whole", "axis"], ["y"]),
+    ]
+    return quantized_product(nodes, integers[:, :, None], scale.ravel(), axis=np.array([2]), **ranges)
+
+
 def table(integers, scale, zero_point=None):
     names = ["q", "x", "s", *(["z"] if zero_point is not None else [])]
     attributes = {"gather_axis": 0, "quantize_axis": 1, "block_size": TABLE_BLOCK, "bits": 4}
@@ -329,13 +343,19 @@ FORMATS: tuple[Callable[[], Format], ...] = (
     integer_to_float,
     linear_product,
     linear_gemm,
+    linear_convolution,
     table_of_4_bits,
     table_of_4_bits_in_bytes,
     table_of_8_bits_in_bytes,
     gathered_and_dequantized,
     gathered_and_dequantized_per_column,
 )
-TRANSPOSED = {dequantized_and_transposed, dequantized_blocks_of_a_transposed_weight, dequantized_for_gemm, linear_gemm}
+LINEAR = (linear_product, linear_gemm, linear_convolution)
+"""Formats whose products are rounded to 8 bits."""
+TRANSPOSED = {
+    *(dequantized_and_transposed, dequantized_blocks_of_a_transposed_weight, dequantized_for_gemm),
+    *(linear_gemm, linear_convolution),
+}
 """Formats that store the weight as the checkpoint does."""
 TABLES = {
     table_of_4_bits,
@@ -381,7 +401,7 @@ def test_weight_is_what_onnx_runtime_takes_it_for(make):
     model = model_of(make)
     (weight,) = quantized_weights(model)
     floats = weight.floats.T if make in TRANSPOSED else weight.floats
-    rounded = 0.5 * LINEAR_STEP if make in (linear_product, linear_gemm) else 0
+    rounded = 0.5 * LINEAR_STEP if make in LINEAR else 0
     assert np.abs(floats - computed(model, make)).max() <= rounded + 1e-5
     assert weight.is_table == (make in TABLES)
     if make not in (dequantized_and_transposed, dequantized_blocks_of_a_transposed_weight):
@@ -423,6 +443,57 @@ def test_wrong_scale_is_found_and_named(make):
         (percent,) = re.findall(r"has a scale that is off by \+([\d.]+)%", difference.problem)
         assert float(percent) == pytest.approx(50, abs=2)
         assert (f"in 1 of {scales.size}" in difference.problem) == (scales.size > 1)
+
+
+EMBEDDED = ("word", "position", "segment", "gamma", "beta")
+
+
+def embedded():
+    """Return a graph of QEmbedLayerNormalization that normalises rows of FLOATS, and what its parts stand for."""
+    ones, zeros = np.ones(COLUMNS, np.float32), np.zeros((2, COLUMNS), np.float32)
+    parts = dict(zip(EMBEDDED, (FLOATS, zeros + 0.5, zeros + 0.25, ones, ones * 0.125), strict=True))
+    constants = {}
+    for name, values in parts.items():
+        integers, scale = scaled(values)
+        constants |= {f"{name}.q": integers, f"{name}.s": scale.reshape(()), f"{name}.z": np.int8(0)}
+        parts[name] = integers * scale
+    inputs = ["x", "x0", *(f"{name}.q" for name in EMBEDDED), ""]
+    inputs += [f"{name}.{part}" for part in "sz" for name in EMBEDDED]
+    node = helper.make_node("QEmbedLayerNormalization", inputs, ["y", "mask"], "n", None, "com.microsoft")
+    graph = helper.make_graph(
+        [node], "embeddings",
+        [helper.make_tensor_value_info(name, TensorProto.INT32, ["n", 1]) for name in ("x", "x0")],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 1, COLUMNS])],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
+    )  # fmt: skip
+    domains = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=domains, ir_version=10), parts
+
+
+def test_tables_of_fused_embeddings_are_what_onnx_runtime_takes_them_for():
+    model, parts = embedded()
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    ids = np.arange(ROWS, dtype=np.int32)[:, None]
+    computed = session.run(["y"], {"x": ids, "x0": np.zeros_like(ids)})[0][:, 0]
+    read = {weight.tensor.removesuffix(".q"): weight for weight in quantized_weights(model)}
+    assert set(read) == set(EMBEDDED)
+    rows = read["word"].floats + read["position"].floats[0] + read["segment"].floats[0]
+    centred = rows - rows.mean(axis=1, keepdims=True)
+    normed = centred / np.sqrt((centred**2).mean(axis=1, keepdims=True) + 1e-12)
+    assert np.abs(normed * read["gamma"].floats + read["beta"].floats - computed).max() < 1e-4
+    assert all(np.allclose(read[name].floats, values, atol=1e-6) for name, values in parts.items())
+
+
+def test_damaged_table_of_fused_embeddings_is_found():
+    model, parts = embedded()
+    checkpoint = {f"{name}.q": values for name, values in parts.items()}
+    assert not weights.compare(checkpoint, model).differences
+    integers = next(tensor for tensor in model.graph.initializer if tensor.name == "word.q")
+    raw = bytearray(integers.raw_data)
+    raw[100] ^= 0x44
+    integers.raw_data = bytes(raw)
+    (difference,) = weights.compare(checkpoint, model).differences
+    assert difference.tensor == "word.q"
 
 
 def test_scale_that_is_no_constant_is_not_guessed():
