@@ -452,7 +452,7 @@ def embedded():
     """Return a graph of QEmbedLayerNormalization that normalises rows of FLOATS, and what its parts stand for."""
     ones, zeros = np.ones(COLUMNS, np.float32), np.zeros((2, COLUMNS), np.float32)
     parts = dict(zip(EMBEDDED, (FLOATS, zeros + 0.5, zeros + 0.25, ones, ones * 0.125), strict=True))
-    constants = {}
+    constants: dict[str, np.ndarray] = {}
     for name, values in parts.items():
         integers, scale = scaled(values)
         constants |= {f"{name}.q": integers, f"{name}.s": scale.reshape(()), f"{name}.z": np.int8(0)}
