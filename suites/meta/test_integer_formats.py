@@ -455,7 +455,7 @@ def embedded():
     constants: dict[str, np.ndarray] = {}
     for name, values in parts.items():
         integers, scale = scaled(values)
-        constants |= {f"{name}.q": integers, f"{name}.s": scale.reshape(()), f"{name}.z": np.int8(0)}
+        constants |= {f"{name}.q": integers, f"{name}.s": scale.reshape(()), f"{name}.z": np.zeros((), np.int8)}
         parts[name] = integers * scale
     inputs = ["x", "x0", *(f"{name}.q" for name in EMBEDDED), ""]
     inputs += [f"{name}.{part}" for part in "sz" for name in EMBEDDED]
