@@ -188,9 +188,6 @@ def test_exported_folder_scores_the_same_in_programs(exported):
     assert results["onnxruntime"]["differs"]["max_abs_error"] < 1e-6
     assert results["sentence-transformers"]["differs"]["max_abs_error"] < 1e-6
     assert results["sentence-transformers"]["versions"]["sentence-transformers"]
-    for name in set(checks) - set(results):
-        assert checks[name][0] == "unsupported"
-        assert "tox run -e consumers installs it" in checks[name][1]
 
 
 def copy_of(folder, tmp_path):
@@ -282,6 +279,25 @@ def test_program_that_ends_is_told_with_its_last_words(exported, tmp_path):
     assert checks["onnxruntime"][0] == "fail"
     assert "onnxruntime" in results["onnxruntime"]["reason"]
     assert "EOF while parsing" in results["onnxruntime"]["reason"]
+    assert "/partial/" not in results["onnxruntime"]["reason"].partition("(its output")[0]
+
+
+def test_what_a_folder_lacks_is_told_where_a_program_ends(exported, tmp_path):
+    house, folder = exported
+    planted = copy_of(folder, tmp_path)
+    (planted / "tokenizer.json").unlink()
+    checks, results = consume(house, planted)
+    assert checks["onnxruntime"][0] == "fail"
+    assert "the folder has no tokenizer.json" in results["onnxruntime"]["reason"]
+
+
+def test_consumer_that_is_not_here_stands_in_the_report(exported):
+    house, folder = exported
+    _, results = consume(house, folder)
+    missing = [result for result in results.values() if result["status"] == "unsupported"]
+    assert {result["consumer"] for result in missing} >= {"transformers.js", "transformers.js-wasm"}
+    assert all("tox run -e consumers installs it" in result["reason"] for result in missing)
+    assert "unsupported: transformers.js needs" in (house.report / "gate.md").read_text()
 
 
 def judged_by(consumer, differences, measured, own):
@@ -329,16 +345,18 @@ def test_external_data_is_read_by_programs(exported, tmp_path, folder_as_it_is):
     assert results["onnxruntime"]["differs"]["max_abs_error"] < 1e-6
 
 
-def test_modules_that_a_folder_has_are_kept(exported, tmp_path):
-    """Its prompts are those that were judged already."""
+def test_folder_is_judged_again_as_it_was_exported(exported, tmp_path):
+    """Modules and prompts that it has are kept, the ceilings of its model hold, and unknown names are told."""
     house, folder = exported
     (copied := tmp_path / "again").mkdir()
     for file in copy_of(folder, tmp_path).iterdir():
         file.rename(copied / file.name)
-    loose = ("max_abs_error=1", "min_cosine=-1", "max_similarity_change=2", "topk_overlap=0")
-    settings = (f"--set=ceilings.int8.{limit}" for limit in loose)
-    run = house.run("--checkpoint", str(copied), *settings, "--export-to", str(tmp_path / "out"))
+    (copied / "onnx" / "model_mine.onnx").write_bytes(b"")
+    run = house.run("--checkpoint", str(copied), "--export-to", str(tmp_path / "out"))
     assert run.returncode == 0, run.text
+    assert "model_mine.onnx: its name stands for no variant; --artifact MODEL:VARIANT=PATH judges it" in run.stdout
+    ceilings = {row["variant"]: row["ceiling"] for row in house.gate()["models"][0]["variants"]}
+    assert (ceilings["quantized"]["max_abs_error"], ceilings["plain"]["max_abs_error"]) == (1, 1e-4)
     for name in ("modules.json", "config_sentence_transformers.json", "1_Pooling/config.json"):
         assert (tmp_path / "out" / name).read_bytes() == (folder / name).read_bytes()
 
