@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from fixtures.gate.case import Case
 from fixtures.gate.session import Gate
 from fixtures.gate.timing import shape_of
 from fixtures.latency.memory import GROWTH_CEILING, measure_growth, shapes
 from fixtures.plugin.suite_fixtures import NoteFinding
+
+pytestmark = pytest.mark.timed
 
 
 def test_memory_stays_after_many_shapes(case: Case, gate: Gate, finding: NoteFinding) -> None:
