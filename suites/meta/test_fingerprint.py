@@ -228,7 +228,7 @@ def test_shipped_tokenizer_counts_where_it_is_another(folder, tmp_path, monkeypa
     after = dataclasses.replace(before, ready_made=ReadyMade(file.parent, {}, {file.name: file}))
     vars(after).update(encoded=before.encoded, artifact=before.artifact)
     tokens = {after.tokens: loaded, after.subject.plan.tokens: "the same"}
-    monkeypatch.setattr(measured, "_loaded", lambda case, step: tokens[step])
+    monkeypatch.setattr(measured, "loaded_tokenizer", lambda case, step: tokens[step])
     assert changed(parts_of(before), parts_of(after)) == parts
 
 

@@ -260,4 +260,5 @@ def test_full_grid_decides_on_threads_and_batches_too(grid, has_throughput):
     ]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "test_latency[minilm-l6-plain-1x128]" in run.stdout
-    assert ("test_callers" in run.stdout) == has_throughput
+    assert ("test_throughput.py::test_callers" in run.stdout) == has_throughput
+    assert ("test_memory.py::" in run.stdout) == has_throughput
