@@ -4,10 +4,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
+from fixtures.gate.case import Case
+from fixtures.gate.session import Gate
 from fixtures.latency import memory
 from fixtures.latency.footprint import Footprint
 from fixtures.latency.memory import GROWTH_CEILING, SHAPES, Growth, measure_growth, shapes
+from suites.latency import test_memory as check
+from suites.meta.calls import stand_in
 
 
 def feeds_of(batch, length):
@@ -46,3 +51,15 @@ def test_growth_beyond_the_ceiling_tells_what_mends_it(monkeypatch):
     assert growth.ratio > GROWTH_CEILING
     assert "230 MB with SessionOptions.enable_mem_pattern = False" in str(growth)
     assert [call.patterns for call in asked] == [True, True, False]
+
+
+def test_check_fails_where_memory_grows(monkeypatch):
+    """And says by how much, and what mends it."""
+    subject = SimpleNamespace(long=SimpleNamespace(facts=SimpleNamespace(positions=512)))
+    case = stand_in(Case, subject=subject, file="x", provider="CPUExecutionProvider")
+    gate = stand_in(Gate, machine=SimpleNamespace(threads=2))
+    monkeypatch.setattr(check, "measure_growth", lambda *_: Growth(200, 290))
+    check.test_memory_stays_after_many_shapes(case, gate, print)
+    monkeypatch.setattr(check, "measure_growth", lambda *_: Growth(200, 310, 230))
+    with pytest.raises(AssertionError, match=r"1\.55 times .*enable_mem_pattern = False, and 1\.5 times is the"):
+        check.test_memory_stays_after_many_shapes(case, gate, print)
