@@ -5,6 +5,7 @@ pytest_plugins = (
     "fixtures.plugin.suite_fixtures",
     "fixtures.plugin.benchmarks",
     "fixtures.plugin.consumers",
+    "fixtures.plugin.decisions",
     "fixtures.plugin.collection",
     "fixtures.plugin.reporting",
     "fixtures.plugin.interruptions",

@@ -8,13 +8,13 @@ import pytest
 
 from fixtures.baselines.files import NO_BASELINE
 from fixtures.gate import approval
-from fixtures.gate.checks import CHECKS, COMPARISONS, PUBLICATIONS
+from fixtures.gate.checks import CHECKS, COMPARISONS, DECISIONS, PUBLICATIONS
 from fixtures.gate.context import Context
 from fixtures.gate.coverage import left_out_checks
 from fixtures.gate.measured import Measured, MeasuredModel
 from fixtures.gate.session import Gate
-from fixtures.models.settings import Limit, Model, Settings
-from suites.accuracy import test_published, test_scores
+from fixtures.models.settings import Limit, Model, Settings, Threshold
+from suites.accuracy import test_published, test_scores, test_thresholds
 from suites.meta.calls import stand_in
 
 
@@ -45,6 +45,7 @@ def test_operators_are_counted_of_onnx_graphs_only(monkeypatch, is_candidate):
     gate: Any = SimpleNamespace(cases_of=lambda _: [case], measured={case: measured}, measured_models=models)
     monkeypatch.setattr(approval, "reference_drift_of", lambda subject: None)
     monkeypatch.setattr(approval, "update_of", lambda subject: None)
+    monkeypatch.setattr(approval, "update_decisions_of", lambda subject: [])
     monkeypatch.setattr(approval, "drift_of", lambda case: None)
     approval.complete(gate, subject)
     assert measured.operators is None
@@ -55,15 +56,17 @@ O2: Any = Stored()
 HELD: Any = object()
 """Stands for a stored file."""
 LIMIT = Limit("O2", "scores_hold_under_mask[holes]", "a reason", "https://example.org")
+EXCUSED = Limit("O2", "decisions_stay", "a reason", "https://example.org")
+GATED, REPORTED = Threshold("shown", "logit", 0.0, 0.01), Threshold("shown", "logit", 0.0)
 PARAMETERS = {LIMIT.check, "scores_hold_under_mask[random]"}
 
 
-def left_out(baseline, ended, *, limits=(), published=(), emulators=()):
+def left_out(baseline, ended, *, limits=(), thresholds=(), published=(), emulators=()):
     """Return what an approval of O2 says that a run left out, and of which this ended."""
     subject: Any = Subject(False)
     subject.__dict__.update(
         approved=baseline, published=published, context=stand_in(Context, emulators=emulators),
-        model=stand_in(Model, settings=stand_in(Settings, limits=limits)),
+        model=stand_in(Model, settings=stand_in(Settings, limits=limits, thresholds=thresholds)),
     )  # fmt: skip
     gate = stand_in(Gate, cases_of=lambda _: [], measured={}, ended={O2: ended, subject: set()})
     return left_out_checks(gate, subject, {"O2": O2})
@@ -82,6 +85,10 @@ def left_out(baseline, ended, *, limits=(), published=(), emulators=()):
         ({}, set(), {"limits": (LIMIT,)}, "scores_hold_under_mask[holes] of suites/conformance on O2: select suites/c"),
         ({}, {"scores_hold_under_mask[random]"}, {"limits": (LIMIT,)}, "scores_hold_under_mask[holes] of suites/conf"),
         ({}, {LIMIT.check}, {"limits": (LIMIT,)}, ""),
+        ({}, set(), {"limits": (EXCUSED,)}, "decisions_stay of suites/accuracy on O2: select suites/accuracy too"),
+        ({}, set(), {"thresholds": (GATED,)}, "decisions_stay of suites/accuracy on O2"),
+        ({}, DECISIONS, {"thresholds": (GATED,), "limits": (EXCUSED,)}, ""),
+        ({}, set(), {"thresholds": (REPORTED,)}, ""),
         ({"reference_file"}, COMPARISONS, {}, ""),
         ({"reference_file"}, {"scores_stay_within_ceiling"}, {}, "reference_is_the_approved_one and 1 more check of"),
         ({"conformance_file"}, CHECKS, {}, ""),
@@ -104,5 +111,5 @@ def test_approval_asks_for_what_the_baseline_covers(baseline, ended, given, text
 
 
 def test_checks_that_an_approval_asks_for_exist():
-    tests = {*vars(test_scores), *vars(test_published)}
-    assert {f"test_{name}" for name in COMPARISONS | PUBLICATIONS} <= tests
+    tests = {*vars(test_scores), *vars(test_published), *vars(test_thresholds)}
+    assert {f"test_{name}" for name in COMPARISONS | PUBLICATIONS | DECISIONS} <= tests

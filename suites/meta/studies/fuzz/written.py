@@ -16,8 +16,9 @@ from fixtures.gate.context import Context, make_context
 from fixtures.gate.single_values import UsageError
 from fixtures.gate.subject import read_model, read_subject
 from fixtures.latency.records import Callers, Cell, Measurement, Quantity, Speed, Undecided, Workload
-from fixtures.models.settings import Latency, Limit, ModelError, Settings
+from fixtures.models.settings import Latency, Limit, ModelError, Settings, Threshold
 from fixtures.report import fleet
+from fixtures.report.decisions import FlippedDecision, ThresholdResult
 from fixtures.report.results import (
     Check,
     Choice,
@@ -40,6 +41,7 @@ KEYS = (
     *Settings.__struct_fields__,
     *(f"latency.{key}" for key in Latency.__struct_fields__),
     *(f"limits.{key}" for key in Limit.__struct_fields__),
+    *(f"thresholds.{key}" for key in Threshold.__struct_fields__),
     *("ceilings.O2.max_abs_error", "ceilings.int8.min_cosine", "update.min_cosine", "prompts.query", "export.pooled"),
     *("tokenizer.padding_side", "tokenizer.truncation_side", "unknown"),
 )
@@ -116,6 +118,8 @@ RED_PLACES = (("verdict",), ("failures",), ("failures", 0), ("models", 0, "varia
 """Where a red report of `report` says that it is red."""
 CELL = Cell(1, 128, 30.0, 40.0, 33.0, 1.4, (1.3, 1.5), 1.9, 40, 2, 41.0, 4000.0, 31.0, (1.8, 2.0), "a processor")
 SPEED = Speed("plain", 1, 128, 1.4, (1.3, 1.5), 30, 2, "a processor", {"onnxruntime": "1.32.0"}, 29.0)
+FLIP = FlippedDecision(["a", "b"], 0.71, 0.69)
+THRESHOLD = ThresholdResult("duplicate", "cosine", 0.7, 0.01, 45, 1, 1, 0, 0.68, 0, [FLIP])
 UNDECIDED = Undecided(Measurement(Quantity.LATENCY, 8, 128), "the hypervisor took 10 %")
 
 
@@ -131,6 +135,7 @@ def report(status: Status) -> bytes:
             workloads=[Workload(8, True, 50.0, 0.1)], callers=[Callers(2, 1, 60.0, 30.0, 33.0)], overflow=0.01,
             overflow_cause="kernel: sums are wrong", checks={"graph_is_valid_onnx": Check(Status.PASS, "fine")},
             operators={"com.microsoft.Attention": 6}, ready_made=["opset 17"], limits=["known"], stale=["faster"],
+            thresholds=[THRESHOLD],
         )
         for name in ("plain", "O2", "quantized", "quantized@1.23.2")
     ]  # fmt: skip
