@@ -371,11 +371,11 @@ def test_scores_that_are_not_finite_are_no_decisions(ranker, value):
     assert house.gate()["models"][0]["variants"][0]["thresholds"] == []
 
 
-def test_candidate_is_judged_beside_the_approved_reference(shop):
-    """`far` means something else; `near` decides as the approved checkpoint does."""
+@pytest.fixture
+def deciding_shop(shop):
+    """The shop, whose embedder has a threshold in a gap of its cosines, and may move as far as it likes otherwise."""
     folder, house, _ = shop
-    file = house.baselines / "bert" / "model.toml"
-    text = file.read_text()
+    contents = {file: file.read_bytes() for file in (house.baselines / "bert").iterdir()}
     (scores,) = (house.baselines / "bert").glob("reference.*.safetensors")
     reference = load_file(scores)["scores"].astype(float)
     cosines = np.sort((reference @ reference.T)[np.triu_indices(len(reference), 1)])
@@ -383,22 +383,40 @@ def test_candidate_is_judged_beside_the_approved_reference(shop):
     value = float(cosines[widest : widest + 2].mean())
     stated = row(score='"cosine"', value=repr(value), max_flips="0.05", name='"duplicate"')
     loose = "[update]\nmax_similarity_change = 2\ntopk_overlap = 0\nneighbour_order_flips = 1\n"
-    only = ("-k", "keep")
-    try:
-        file.write_text(text + loose + stated)
-        run = house.run(f"--candidate=bert={folder / 'far'}", *FEW, *only)
-        assert run.returncode == 1, run.text
-        (failure,) = house.gate()["failures"]
-        assert (failure["variant"], failure["check"]) == ("", "update_keeps_decisions")
-        (threshold,) = house.gate()["models"][0]["thresholds"]
-        assert threshold["decisions"] == len(cosines)
-        assert threshold["flips"] == threshold["to_rejected"] + threshold["to_accepted"]
-        assert threshold["flips"] / len(cosines) > 0.05
-        assert 0 <= threshold["restored_flips"] < threshold["flips"]
-        assert [len(example["probes"]) for example in threshold["examples"]] == [2] * SHOWN
-        assert failure["message"].startswith(f"bert: the candidate: {threshold['flips']} of {len(cosines)} decisions")
-        assert "the candidate | duplicate" in (house.report / "gate.md").read_text()
-        run = house.run(f"--candidate=bert={folder / 'near'}", *FEW, *only)
-        assert run.returncode == 0, run.text
-    finally:
-        file.write_text(text)
+    file = house.baselines / "bert" / "model.toml"
+    file.write_text(file.read_text() + loose + stated)
+    yield folder, house, len(cosines)
+    for file in (house.baselines / "bert").iterdir():
+        file.unlink()
+    for file, content in contents.items():
+        file.write_bytes(content)
+
+
+def test_candidate_is_judged_beside_the_approved_reference(deciding_shop):
+    """`far` means something else; `near` decides as the approved checkpoint does."""
+    folder, house, decisions = deciding_shop
+    run = house.run(f"--candidate=bert={folder / 'far'}", *FEW, "-k", "keep")
+    assert run.returncode == 1, run.text
+    (failure,) = house.gate()["failures"]
+    assert (failure["variant"], failure["check"]) == ("", "update_keeps_decisions")
+    (threshold,) = house.gate()["models"][0]["thresholds"]
+    assert threshold["decisions"] == decisions
+    assert threshold["flips"] == threshold["to_rejected"] + threshold["to_accepted"]
+    assert threshold["flips"] / decisions > 0.05
+    assert 0 <= threshold["restored_flips"] < threshold["flips"]
+    assert [len(example["probes"]) for example in threshold["examples"]] == [2] * SHOWN
+    assert failure["message"].startswith(f"bert: the candidate: {threshold['flips']} of {decisions} decisions flip")
+    assert f"--candidate=bert={folder / 'far'}" in failure["message"]
+    assert "the candidate | duplicate" in (house.report / "gate.md").read_text()
+    run = house.run(f"--candidate=bert={folder / 'near'}", *FEW, "-k", "keep")
+    assert run.returncode == 0, run.text
+
+
+def test_approved_candidate_may_decide_otherwise_and_that_is_told(deciding_shop):
+    folder, house, decisions = deciding_shop
+    run = house.run(f"--candidate=bert={folder / 'far'}", *FEW, "--approve")
+    assert run.returncode == 0, run.text
+    (threshold,) = house.gate()["models"][0]["thresholds"]
+    told = f"outside max_flips, recorded because of --approve: {threshold['flips']} of {decisions} decisions flip at"
+    assert told in run.text
+    assert "[[thresholds]]" in (house.baselines / "bert" / "model.toml").read_text()
