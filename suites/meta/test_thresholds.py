@@ -165,6 +165,12 @@ def test_restoring_threshold_is_a_short_number_between_two_scores(scores, deploy
     assert restoring_threshold(np.array([False, True]), np.array(scores), deployed) == (value, 0)
 
 
+def test_restoring_threshold_may_lie_above_all_scores():
+    """However large they are: one more than 1e17 is 1e17."""
+    assert restoring_threshold(np.array([False, False]), np.array([1.0, 2.0]), 0.0) == (2.2, 0)
+    assert restoring_threshold(np.array([False]), np.array([1e17]), 0.0) == (np.nextafter(1e17, np.inf), 0)
+
+
 # -------------------------------------------------------------------------------------- model.toml
 
 
