@@ -6,6 +6,8 @@ pytest_plugins = (
     "fixtures.plugin.benchmarks",
     "fixtures.plugin.consumers",
     "fixtures.plugin.decisions",
+    "fixtures.plugin.retrieval",
+    "fixtures.plugin.index_fixtures",
     "fixtures.plugin.collection",
     "fixtures.plugin.reporting",
     "fixtures.plugin.interruptions",

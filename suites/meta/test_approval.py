@@ -58,6 +58,7 @@ HELD: Any = object()
 LIMIT = Limit("O2", "scores_hold_under_mask[holes]", "a reason", "https://example.org")
 EXCUSED = Limit("O2", "decisions_stay", "a reason", "https://example.org")
 GATED, REPORTED = Threshold("shown", "logit", 0.0, 0.01), Threshold("shown", "logit", 0.0)
+INDEX_LIMIT = Limit("O2", "index_keeps_neighbours", "a reason", "https://example.org")
 PARAMETERS = {LIMIT.check, "scores_hold_under_mask[random]"}
 
 
@@ -89,6 +90,7 @@ def left_out(baseline, ended, *, limits=(), thresholds=(), published=(), emulato
         ({}, set(), {"thresholds": (GATED,)}, "decisions_stay of suites/accuracy on O2"),
         ({}, DECISIONS, {"thresholds": (GATED,), "limits": (EXCUSED,)}, ""),
         ({}, set(), {"thresholds": (REPORTED,)}, ""),
+        ({}, set(), {"limits": (INDEX_LIMIT,)}, "index_keeps_neighbours of suites/accuracy on O2: select suites/accu"),
         ({"reference_file"}, COMPARISONS, {}, ""),
         ({"reference_file"}, {"scores_stay_within_ceiling"}, {}, "reference_is_the_approved_one and 1 more check of"),
         ({"conformance_file"}, CHECKS, {}, ""),

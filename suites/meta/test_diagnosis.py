@@ -112,6 +112,7 @@ def with_hole(rows):
 UNRELATED = unit(RANDOM.normal(size=(PROBES, SIZE)))
 UNRELATED_START = np.where(np.arange(PROBES)[:, None] < 20, UNRELATED, np.nan)
 INT8 = unit(UNIT + 0.02 * RANDOM.normal(size=UNIT.shape))
+CUT = Scoring("embedding", "mean", True, dimensions=12)
 RARE_PROBES = np.isin(np.arange(PROBES), [5, 17, 40])
 
 CASES: dict[str, list[tuple[str, Array, dict[str, object]]]] = {
@@ -130,8 +131,12 @@ CASES: dict[str, list[tuple[str, Array, dict[str, object]]]] = {
         ("embedding", VECTORS, {}),
         ("embedding", UNIT / np.abs(UNIT).sum(axis=1, keepdims=True), {}),
         ("embedding", UNIT * 0.9, {}),
+        ("embedding", VECTORS[:, :12], {"reference": UNIT[:, :12], "scoring": CUT}),
     ],
     "normalised": [("embedding", UNIT, {"reference": VECTORS, "scoring": Scoring("embedding", "mean", False)})],
+    "normalised after the cut": [
+        ("embedding", unit(UNIT[:, :12]), {"reference": UNIT[:, :12], "scoring": CUT}),
+    ],
     "sigmoid": [("rerank", sigmoid(LOGITS), {}), ("question-answering", sigmoid(SPANS), {})],
     "sigmoid twice": [("rerank", sigmoid(sigmoid(LOGITS)), {})],
     "softmax": [

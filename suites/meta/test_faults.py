@@ -44,6 +44,7 @@ MODELS = {
     "embedder": embedder(source="seeded:bert@7", pooling="mean"),
     "cls": embedder(source="seeded:bert@7", pooling="cls"),
     "reranker": Settings(task="rerank", source="seeded:bert@8", max_length=64),
+    "cut": embedder(source="seeded:bert@7", pooling="mean", dimensions=16),
     "roberta": embedder(source="seeded:roberta@9", pooling="mean"),
     "dense": embedder(
         source="seeded:bert_dense@17", pooling="mean", prompts=DENSE_HEAD.prompts, export=Export(pooled=True)
@@ -127,7 +128,7 @@ def claims(fault, sound_folders):
     for model, settings in MODELS.items():
         if model == "cls" and "cls" not in fault.poolings:
             continue
-        if model == "dense" and not fault.needs:
+        if (model == "dense" and not fault.needs) or (model == "cut" and "dimensions" not in fault.needs):
             continue
         if model == "two-logits" and not fault.labels:
             continue

@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from fixtures.build.manifest import key_of
-from fixtures.models.settings import Model, OwnProbes, Prompts, SettingError, Settings
+from fixtures.models.settings import Model, Prompts, SettingError, Settings
+from fixtures.models.tables import OwnProbes
 from fixtures.scoring import own_probes, probes
 from fixtures.scoring.own_probes import (
     CALIBRATION,
@@ -174,9 +175,9 @@ def test_folder_yields_queries_and_passages(tmp_path):
 @pytest.mark.parametrize("grades", [True, False])
 def test_folder_yields_pairs(tmp_path, grades):
     selection = select_own(beir(tmp_path, grades=grades), "pairs", msgspec.structs.replace(OWN, limit=100))
-    by_query = {}
+    by_query: dict[str, list[Probe]] = {}
     for probe in (*selection.judged, *selection.calibration):
-        by_query.setdefault(probe.query, []).append(probe)
+        by_query.setdefault(probe.query or "", []).append(probe)
     assert {len(pairs) for pairs in by_query.values()} == {own_probes.PASSAGES}
     for name, pairs in by_query.items():
         number = int(name.removeprefix("own-q"))
@@ -200,6 +201,7 @@ def test_own_probes_join_or_replace_the_built_in_ones(tmp_path):
     counts = [len(select_probes(model, find_own_probes(model), "texts").judged) for model in (joined, alone)]
     assert counts[0] == len(TEXTS) + counts[1]
     own = find_own_probes(joined)
+    assert own
     keys = [key_of(plan_tokens(model, own, own=own).document) for model in (joined, alone)]
     assert len(set(keys)) == 2
 

@@ -226,8 +226,9 @@ def test_changed_corpus_is_ranked_again(house):
 
 
 def test_progress_is_told_at_most_every_few_seconds(monkeypatch):
-    told, clock = [], [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    told: list[progress.Progress] = []
+    clock = [0.0]
+    monkeypatch.setattr("fixtures.build.progress.time.monotonic", lambda: clock[0])
     progress.tell_progress_to(told.append)
     for done in range(0, 100, 10):
         clock[0] += 1

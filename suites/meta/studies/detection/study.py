@@ -54,6 +54,8 @@ MODELS = {
     "dense": 'task = "embedding"\nsource = "seeded:bert_dense@17"\nmax_length = 64\npooling = "mean"\n'
     "normalize = true\nexport = {pooled = true}\n"
     'prompts = {query = "task: search result | query: ", passage = "title: none | text: "}\n',
+    "cut": 'task = "embedding"\nsource = "seeded:bert@7"\nmax_length = 64\npooling = "mean"\nnormalize = true\n'
+    "dimensions = 16\n",
     "two-logits": 'task = "rerank"\nsource = "seeded:bert@12"\nmax_length = 64\nlabels = 2\npositive = "LABEL_1"\n',
     "qa": 'task = "question-answering"\nsource = "seeded:bert@10"\nmax_length = 64\nlabels = 2\n',
 }
