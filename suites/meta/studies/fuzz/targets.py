@@ -14,6 +14,7 @@ TARGETS = (
     Target("model.toml", "every model.toml of baselines/", "alone", 300, written.prepare_model_toml),
     Target("planned", "every model.toml of the zoo", "all before a run", 600, written.prepare_planned_model),
     Target("published.toml", "every published.toml of baselines/", "alone", 600, written.prepare_published),
+    Target("own texts", "JSON Lines, a folder of BEIR", "bad rows are named", 600, written.prepare_own_probes),
     Target("baseline", "JSON and arrays of minilm-l6", "no part is lost", 800, approved.prepare_baseline),
     Target("arrays", "the same, under their new digest", "finite, right types", 600, approved.prepare_arrays),
     Target("approval", "journal and files of a killed one", "all or none of it", 200, approved.prepare_approval),

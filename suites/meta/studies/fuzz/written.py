@@ -16,7 +16,8 @@ from fixtures.gate.context import Context, make_context
 from fixtures.gate.single_values import UsageError
 from fixtures.gate.subject import read_model, read_subject
 from fixtures.latency.records import Callers, Cell, Measurement, Quantity, Speed, Undecided, Workload
-from fixtures.models.settings import Latency, Limit, ModelError, Settings, Threshold
+from fixtures.models.settings import Latency, Limit, Model, ModelError, Settings, Threshold
+from fixtures.models.tables import Index, OwnProbes
 from fixtures.report import fleet
 from fixtures.report.decisions import FlippedDecision, ThresholdResult
 from fixtures.report.results import (
@@ -31,10 +32,11 @@ from fixtures.report.results import (
     VariantResult,
 )
 from fixtures.scoring import published
+from fixtures.scoring.own_probes import find_own_probes, select_probes
 from suites.meta.house import ROOT
 from suites.meta.studies.fuzz.campaign import Attempt
 from suites.meta.studies.fuzz.files import Changes, ValidFiles, one_of_files
-from suites.meta.studies.fuzz.mutations import Edit, edited, json_bytes, json_files, keys_of, toml_files
+from suites.meta.studies.fuzz.mutations import Edit, byte_files, edited, json_bytes, json_files, keys_of, toml_files
 
 BASELINES = ROOT / "baselines"
 KEYS = (
@@ -42,6 +44,8 @@ KEYS = (
     *(f"latency.{key}" for key in Latency.__struct_fields__),
     *(f"limits.{key}" for key in Limit.__struct_fields__),
     *(f"thresholds.{key}" for key in Threshold.__struct_fields__),
+    *(f"probes.{key}" for key in OwnProbes.__struct_fields__),
+    *(f"index.{key}" for key in Index.__struct_fields__),
     *("ceilings.O2.max_abs_error", "ceilings.int8.min_cosine", "update.min_cosine", "prompts.query", "export.pooled"),
     *("tokenizer.padding_side", "tokenizer.truncation_side", "unknown"),
 )
@@ -110,6 +114,37 @@ def prepare_published(folder: Path, _: Path) -> Attempt:
         (ModelError,),
         (str(folder),),
     )
+
+
+OWN_FILES = {
+    "texts.jsonl": "".join(f'{{"id": {number}, "text": "text {number}"}}\n' for number in range(12)),
+    "pairs.jsonl": "".join(f'{{"query": "a", "passage": "b {number}", "grade": 1}}\n' for number in range(12)),
+    "beir/corpus.jsonl": "".join(
+        f'{{"_id": "d{number}", "title": "", "text": "t {number}"}}\n' for number in range(20)
+    ),
+    "beir/queries.jsonl": "".join(f'{{"_id": "q{number}", "text": "a {number}"}}\n' for number in range(12)),
+    "beir/qrels/test.tsv": "query-id\tcorpus-id\tscore\n" + "".join(f"q{n}\td{n}\t1\n" for n in range(12)),
+}
+"""Probes of one's own in each of their forms."""
+
+
+def prepare_own_probes(folder: Path, _: Path) -> Attempt:
+    """Texts, pairs, and a folder in BEIR's layout, read for a model of texts and for one of pairs."""
+    contents = {name: text.encode() for name, text in OWN_FILES.items()}
+    valid = ValidFiles(folder, contents)
+    (folder / "model.toml").write_text('[probes]\npath = "texts.jsonl"\n')
+
+    def read(example: Changes) -> None:
+        valid.change(example)
+        (name,) = example
+        path = name.partition("/")[0]
+        settings = Settings(task="embedding", source="seeded:bert@7", max_length=64, probes=OwnProbes(path))
+        model = Model("own", folder, settings)
+        for kind in ("texts", "pairs") if path == "beir" else (path.partition(".")[0],):
+            select_probes(model, find_own_probes(model), kind)
+
+    strategies = {name: byte_files(content) for name, content in contents.items()}
+    return Attempt(one_of_files(strategies), read, (ModelError,), (str(folder),))
 
 
 # --------------------------------------------------------------------------------------------- gate.json
