@@ -20,7 +20,7 @@ def test_integers_do_not_overflow(scored: Case, overflow: Overflow, gate: Gate) 
     if overflow.finding and overflow.finding.cause is DeviationCause.ROUNDING:
         return  # the integers are exact, and the report says what is not
     tolerance = TOLERANCES[scored.precision.name, True]
-    metric = scored.subject.task.metrics[0]
+    task = scored.subject.task
     source = f"32-bit sums on this very machine: {tolerance.reason}"
-    limits = Limits("tolerance", {metric: tolerance.limits[metric]}, source)
+    limits = Limits("tolerance", {task.metrics[0]: tolerance.limits[task.error_row]}, source)
     require(judge(scored, overflow.closeness, limits, mover=str(overflow.finding or "")))

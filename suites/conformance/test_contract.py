@@ -76,29 +76,31 @@ def test_target_runtime_reads_it(case: Case, onnx_model: onnx.ModelProto) -> Non
 
 
 class TokensAlone:
-    """A session as if its graph had token embeddings alone.
+    """A session as if its graph had token embeddings, or logits of tokens, alone.
 
     Args:
-        output: what the graph calls them.
+        output: what the graph calls them. name: what the task calls them.
     """
 
-    def __init__(self, session: Session, output: str) -> None:
+    def __init__(self, session: Session, output: str, name: str) -> None:
         self.inputs = session.inputs
-        self._session, self._output = session, output
+        self._session, self._output, self._name = session, output, name
 
     def __call__(self, feeds: Feeds) -> Outputs:
-        return {"last_hidden_state": self._session(feeds)[self._output]}
+        return {self._name: self._session(feeds)[self._output]}
 
 
 def test_token_embeddings_make_the_vector(case: Case, onnx_model: onnx.ModelProto) -> None:
-    """Of a ready-made graph that has a vector of its own, token embeddings beside it make that vector when pooled."""
+    """Of a ready-made graph that has a vector of its own, token embeddings, or logits, beside it make that vector when
+    pooled."""
     outputs = read_mapping(case.artifact.folder).extra if case.ready_made and case.pools else []
     tables = [name for name, kind in output_types(onnx_model).items() if name in outputs and len(kind.axes) == 3]
     if len(tables) != 1:
         inapplicable("no token embeddings beside a vector of its own")
     encoded, task, scoring = case.subject.encoded, case.subject.task, case.subject.scoring
     feeds = encoded.feeds(stress.short_probes(encoded))
-    pooled, vectors = task.scores(TokensAlone(case.runtime, tables[0]), feeds, scoring), case.score(feeds)
+    alone = TokensAlone(case.runtime, tables[0], next(iter(task.outputs)))
+    pooled, vectors = task.scores(alone, feeds, scoring), case.score(feeds)
     closeness = task.compare(vectors, pooled, stress.batch_layout(feeds["attention_mask"]))
     source = f"{SAME_RUN.source}; {case.scored_outputs[0]} beside what {tables[0]} is pooled to, in one run"
     require(judge(case, closeness, Limits("ceiling", {name: SAME_RUN.ceiling[name] for name in task.metrics}, source)))

@@ -12,7 +12,7 @@ from fixtures.models.sentence_transformers import CONFIG_FILE, read_prompts
 from fixtures.models.settings import ModelError, Prompts
 from fixtures.plugin.outcomes import inapplicable
 from fixtures.plugin.suite_fixtures import NoteFinding
-from fixtures.scoring.probes import QUERIES
+from fixtures.scoring.probes import is_query
 
 pytestmark = pytest.mark.check
 PROMPTED = 16
@@ -40,7 +40,7 @@ def test_prompts_are_asked_for_and_matter(case: Case, finding: NoteFinding) -> N
         for role, prompt in (("query", prompts.query), ("passage", prompts.passage)):
             if not prompt:
                 continue
-            moved = cosines[[(probes[row].id in QUERIES) == (role == "query") for row in rows]]
+            moved = cosines[[is_query(probes[row]) == (role == "query") for row in rows]]
             finding(f"a {role} without {prompt!r} has a cosine of {np.median(moved):.3f} to the same with it")
             assert 1 - min(moved) > SAME, f"{case}: the prompt {prompt!r} does not reach the scores"
     if not case.ready_made or case.ready_made.has_tokenizer:

@@ -31,6 +31,7 @@ from fixtures.scoring.probes import LONG_TEXT, PAIRS, TEXTS
 pytestmark = pytest.mark.check
 STATED = {
     "pooling": "its 1_Pooling/config.json",
+    "activation": "its 1_SpladePooling/config.json",
     "normalize": "its modules.json",
     "dimensions": "truncate_dim in its config_sentence_transformers.json",
     "prompts": "its config_sentence_transformers.json",

@@ -20,6 +20,7 @@ from fixtures.scoring.closeness import (
     compare_embeddings,
     compare_relevance,
     compare_spans,
+    compare_terms,
     kendall_tau,
     ndcg,
 )
@@ -103,6 +104,65 @@ def test_topk_overlap_is_that_of_scikit_learns_neighbours():
     ]
     expected = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(*near, strict=True)])
     assert embeddings(before, after).metrics["topk_overlap"] == pytest.approx(expected)
+
+
+def terms(before, after):
+    rows = [np.asarray(values, np.float32) for values in (before, after)]
+    return compare_terms(*rows, Layout(np.ones(len(rows[0]), int), [None], [None]))
+
+
+def test_terms_of_a_text_are_compared_by_hand():
+    """One weight moves, one term is lost and one appears; the third text has none before and after."""
+    before = [[3, 4, 0, 0], [0, 0, 2, 0], [0, 0, 0, 0]]
+    after = [[3, 3.5, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0]]
+    closeness = terms(before, after)
+    assert closeness.worst == 1
+    assert closeness.errors.tolist() == [0.5, 2, 0]
+    assert closeness.metrics == pytest.approx(
+        {
+            "max_abs_error": 2,
+            "min_cosine": 0,
+            "max_similarity_change": (4 - 1) / 4,  # of the second text with itself
+            "topk_overlap": 1,
+            "active_terms_overlap": (1 + 0 + 1) / 3,
+        }
+    )
+    assert terms(before[:1], after[:1]).metrics["max_similarity_change"] == pytest.approx((25 - 21.25) / 25)
+
+
+def test_active_terms_overlap_counts_what_is_lost_and_what_is_new():
+    kept, lost, new = [1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 1]
+    assert terms([kept], [kept]).metrics["active_terms_overlap"] == 1
+    assert terms([kept], [lost]).metrics["active_terms_overlap"] == pytest.approx(2 / 3)
+    assert terms([kept], [new]).metrics["active_terms_overlap"] == pytest.approx(3 / 4)
+    assert terms([[0, 0, 0, 0]], [new]).metrics["active_terms_overlap"] == 0
+
+
+def test_terms_at_twice_their_weight_change_dot_products_and_no_neighbour():
+    """Cosines do not see it, and thresholds do."""
+    before = RANDOM.random((20, 30)) * (RANDOM.random((20, 30)) < 0.3)
+    metrics = terms(before, 2 * before).metrics
+    assert metrics["min_cosine"] == pytest.approx(1)
+    assert metrics["topk_overlap"] == metrics["active_terms_overlap"] == 1
+    assert metrics["max_similarity_change"] == pytest.approx(3, rel=1e-6)
+
+
+def test_neighbours_of_sparse_vectors_are_those_of_dot_products():
+    """Whatever their norms are; a text is no neighbour of itself."""
+    before, after = 9 * RANDOM.random((30, 8)), 9 * RANDOM.random((30, 8))
+    rows = np.arange(30)
+    near = []
+    for vectors in (before, after):
+        products = vectors.astype(np.float32) @ vectors.astype(np.float32).T
+        near.append([sorted(rows[rows != row], key=lambda other: -products[row, other])[:10] for row in rows])
+    expected = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(*near, strict=True)])
+    assert terms(before, after).metrics["topk_overlap"] == pytest.approx(expected)
+
+
+def test_terms_of_another_vocabulary_are_not_compared():
+    closeness = terms([[1, 0]], [[1, 0, 0]])
+    assert not closeness.compared
+    assert "3 wide instead of 2" in closeness.reason
 
 
 def test_rotated_embeddings_keep_their_similarities():

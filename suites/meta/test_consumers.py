@@ -367,6 +367,7 @@ UNABLE = {
     "modules": (SETTINGS, "onnxruntime", {"has_layers": True}, "no modules behind the pooling"),
     "pooled graph": (SETTINGS, "sentence-transformers", {"pools_itself": True}, "this graph yields none"),
     "task": (msgspec.structs.replace(SETTINGS, task="fill-mask"), "fastembed", {}, "does no fill-mask"),
+    "terms": (msgspec.structs.replace(SETTINGS, task="sparse"), "sentence-transformers", {}, "does no sparse"),
     "two logits": (msgspec.structs.replace(SETTINGS, task="rerank", positive="yes"), "fastembed", {}, "first of two"),
     "none": (SETTINGS, "sentence-transformers", {"has_layers": True}, ""),
     "none, pooled": (SETTINGS, "fastembed", {"pools_itself": True, "has_layers": True}, ""),

@@ -113,6 +113,7 @@ UNRELATED = unit(RANDOM.normal(size=(PROBES, SIZE)))
 UNRELATED_START = np.where(np.arange(PROBES)[:, None] < 20, UNRELATED, np.nan)
 INT8 = unit(UNIT + 0.02 * RANDOM.normal(size=UNIT.shape))
 CUT = Scoring("embedding", "mean", True, dimensions=12)
+WEIGHTS = np.maximum(CLASSES, 0)
 RARE_PROBES = np.isin(np.arange(PROBES), [5, 17, 40])
 
 CASES: dict[str, list[tuple[str, Array, dict[str, object]]]] = {
@@ -127,6 +128,7 @@ CASES: dict[str, list[tuple[str, Array, dict[str, object]]]] = {
     "alternative": [
         ("embedding", UNRELATED, {"alternative_scores": lambda: {"max": UNIT, "cls pooling": UNRELATED_START}}),
     ],
+    "terms lost": [("sparse", np.where(np.arange(4) == 1, 0, WEIGHTS), {"reference": WEIGHTS})],
     "not normalised": [
         ("embedding", VECTORS, {}),
         ("embedding", UNIT / np.abs(UNIT).sum(axis=1, keepdims=True), {}),
@@ -194,6 +196,15 @@ def test_probes_that_move_at_random_share_nothing(seed, count):
     rows = np.random.default_rng(seed).permutation(PROBES)[:count]
     names = names_of_symptoms(evidence("rerank", moved(rows, 1, "rerank")))
     assert not {"padding", "long", "token types", "token"} & set(names)
+
+
+def test_terms_that_weigh_nothing_are_counted():
+    """Where the others are right; weights that all moved are no lost terms."""
+    weights, lost = WEIGHTS, np.where(np.arange(4) == 1, 0, WEIGHTS)
+    (symptom,) = find_symptoms(evidence("sparse", lost, weights))
+    assert f"others are right: {(weights[:, 1] > 0).sum()} of {(weights > 0).sum()} over" in symptom.message
+    assert "terms lost" not in names_of_symptoms(evidence("sparse", lost * 1.01, weights))
+    assert "terms lost" not in names_of_symptoms(evidence("text-classification", lost, weights))
 
 
 def test_messages_have_the_numbers():

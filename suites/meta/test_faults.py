@@ -20,6 +20,7 @@ from fixtures.export.pooled_export import head_parameters
 from fixtures.export.variants import VARIANT
 from fixtures.faults.effect import encode, random_inputs, score_sound, true_effect, with_every_token
 from fixtures.faults.families.post_processing import add_pooling
+from fixtures.faults.families.sparse import add_terms
 from fixtures.faults.fault import SEED, Inapplicable, Site
 from fixtures.faults.graph_edits import edit_graph
 from fixtures.faults.planting import applies, build_faulty_artifact
@@ -50,6 +51,7 @@ MODELS = {
         source="seeded:bert_dense@17", pooling="mean", prompts=DENSE_HEAD.prompts, export=Export(pooled=True)
     ),
     "two-logits": Settings(task="rerank", source="seeded:bert@12", labels=2, positive="LABEL_1", max_length=64),
+    "sparse": Settings(task="sparse", source="seeded:bert@16", max_length=64, pooling="max", activation="relu"),
     "answerer": Settings(task="question-answering", source="seeded:bert@10", labels=2, max_length=64),
 }
 REQUIRED_FAULTS = {
@@ -131,6 +133,8 @@ def claims(fault, sound_folders):
         if (model == "dense" and not fault.needs) or (model == "cut" and "dimensions" not in fault.needs):
             continue
         if model == "two-logits" and not fault.labels:
+            continue
+        if model == "sparse" and "sparse" not in fault.tasks:
             continue
         if model == "answerer" and "question-answering" not in fault.tasks:
             continue
@@ -217,8 +221,7 @@ def test_row_says_so_if_it_moves_no_score(row, sound_folders, tmp_path):
             moved.append(float("inf"))
         else:
             moved.append(effect_of(row, sound_folders, model, variant, folder))
-        metric = TASKS[MODELS[model].task].metrics[0]
-        allowed = TOLERANCES[VARIANT[variant].precision.name, True].limits[metric]
+        allowed = TOLERANCES[VARIANT[variant].precision.name, True].limits[TASKS[MODELS[model].task].error_row]
         if moved[-1] > allowed and not row.note:
             return
         if moved[-1] <= allowed and row.note:
@@ -316,6 +319,9 @@ def test_graph_that_pools_as_the_model_does_has_no_effect(sound_folders, tmp_pat
         fault = dataclasses.replace(FAULT["no-normalisation"], plant=add_pooling())
         folder = plant(fault, sound_folders, model, "plain", tmp_path / model)
         assert effect_of(fault, sound_folders, model, "plain", folder) < 1e-6
+    fault = dataclasses.replace(FAULT["terms-pruned"], plant=add_terms())
+    folder = plant(fault, sound_folders, "sparse", "plain", tmp_path / "sparse")
+    assert effect_of(fault, sound_folders, "sparse", "plain", folder) < 1e-6
 
 
 @pytest.mark.parametrize("name", ["file-truncated", "file-empty", "external-data-missing", "tokenizer-missing"])

@@ -191,6 +191,40 @@ def test_integers_are_those_of_one_file(folder):
     assert len(set(rounded)) == 1
 
 
+def test_parts_of_a_sparse_embedder(folder):
+    """How terms are pooled, and the table that queries are looked up in."""
+    library, pooling = "sentence_transformers.sparse_encoder.models.", "1_SpladePooling/config.json"
+    kinds = (("MLMTransformer", ""), ("SpladePooling", "1_SpladePooling"))
+    modules = [{"type": library + kind, "path": path} for kind, path in kinds]
+    config = FILES["config.json"] | {"architectures": ["BertForMaskedLM"], "vocab_size": 96}
+    named = {"config_sentence_transformers.json": {"model_type": "SparseEncoder"}, "config.json": config}
+    write(folder, named | {"modules.json": modules, pooling: {}})
+    before = parts_of(case_of(folder))
+    assert (before["task"], before["activation"]) == ("sparse", "relu")
+    assert before["pooling"] == {"pooling": "max", "normalize": False}
+    write(folder, {pooling: {"activation_function": "log1p_relu"}})
+    assert changed(before, parts_of(case_of(folder))) == {"activation"}
+    write(folder, {pooling: {"pooling_strategy": "sum"}})
+    assert changed(before, parts_of(case_of(folder))) == {"pooling"}
+
+    kinds = (("MLMTransformer", ""), ("SpladePooling", "1_SpladePooling"), ("SparseStaticEmbedding", "query"))
+    router = {
+        "types": {path: library + kind for kind, path in kinds},
+        "structure": {"query": ["query"], "document": ["", "1_SpladePooling"]},
+        "parameters": {},
+    }
+    tokenizer = FILES["tokenizer.json"]
+    write(
+        folder, {"modules.json": [{"type": library + "Router", "path": ""}], "router_config.json": router, pooling: {}}
+    )
+    write(folder, {"query/config.json": {"frozen": True}, "query/tokenizer.json": tokenizer})
+    save_file({"weight": np.ones(96, np.float32)}, folder / "query" / "model.safetensors")
+    routed = parts_of(case_of(folder))
+    assert changed(before, routed) == {"pooling", "weights"}
+    save_file({"weight": np.full(96, 2, np.float32)}, folder / "query" / "model.safetensors")
+    assert changed(routed, parts_of(case_of(folder))) == {"weights"}
+
+
 def test_labels_and_templates(folder):
     (folder / "modules.json").unlink()
     write(folder, {"config.json": CLASSIFIER})

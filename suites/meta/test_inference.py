@@ -65,6 +65,8 @@ def test_seeded_checkpoints_say_what_the_zoo_does(tmp_path, name):
     seeded.make([], tmp_path, parameters | {"auto_class": TASKS[settings.task].auto_class})
     if settings.task == "pair-classification":  # that pairs are read, sentence-transformers alone says
         write(tmp_path, config_sentence_transformers={"model_type": "CrossEncoder"})
+    if settings.task == "sparse":  # and that terms are pooled
+        write(tmp_path, config_sentence_transformers={"model_type": "SparseEncoder"})
     stated: dict[str, Value] = {}
     while True:
         try:

@@ -20,12 +20,14 @@ from fixtures.scoring.update import (
     RELEVANCE,
     SHOWN,
     SPANS,
+    TERMS,
     Move,
     class_update,
     embeddings_update,
     neighbour_order_flips,
     relevance_update,
     span_update,
+    terms_update,
 )
 from suites.meta.house import EMBEDDER, FEW, LOOSE
 from suites.meta.studies import updates
@@ -36,6 +38,7 @@ LISTS = Layout(np.full(12, 5), ["a"] * 6 + ["b"] * 6, [0, 1, 2, 3, 0, 0] * 2)
 EMBEDDED: Array = RANDOM.standard_normal((12, 8))
 LOGITS: Array = RANDOM.standard_normal(12)
 LABELLED: Array = RANDOM.standard_normal((12, 3))
+WEIGHED: Array = np.maximum(RANDOM.standard_normal((12, 40)), 0)
 
 
 def test_every_task_has_limits_for_its_updates():
@@ -46,7 +49,7 @@ def test_every_task_has_limits_for_its_updates():
 
 @pytest.mark.parametrize(
     ("kind", "scores"),
-    [(EMBEDDINGS, EMBEDDED), (RELEVANCE, LOGITS), (CLASSES, LABELLED)],
+    [(EMBEDDINGS, EMBEDDED), (TERMS, WEIGHED), (RELEVANCE, LOGITS), (CLASSES, LABELLED)],
 )
 def test_nothing_moves_where_nothing_changed(kind, scores):
     update = kind.measure(scores, scores.copy(), LISTS)
@@ -74,6 +77,16 @@ def test_one_text_that_moved_is_the_one_that_is_listed():
     similarity = similarities(EMBEDDED)
     assert update.moves[0].before == f"cosine {similarity[update.moves[0].rows]:.3f}"
     assert update.metrics["max_similarity_change"] == pytest.approx(np.abs(similarity - similarities(moved)).max())
+
+
+def test_text_that_lost_half_of_its_terms_is_listed_first():
+    pruned = WEIGHED.copy()
+    pruned[3] = np.where(pruned[3] >= np.median(pruned[3][pruned[3] > 0]), pruned[3], 0)
+    update = terms_update(WEIGHED, pruned, NONE)
+    before, after = int((WEIGHED[3] > 0).sum()), int((pruned[3] > 0).sum())
+    assert update.moves[0] == Move((3,), f"{before} active terms", f"{after} active terms")
+    assert update.metrics["active_terms_overlap"] == pytest.approx((11 + after / before) / 12)
+    assert update.metrics["max_similarity_change"] > 0.1
 
 
 def test_order_flips_count_decided_comparisons_only():

@@ -121,7 +121,7 @@ def compare_allclose(comparison: Comparison) -> str:
     scoring = Scoring.of(comparison.settings, {})
     expected = _torch_scores(comparison.checkpoint, scoring.task, scoring.pooling, scoring.normalize)
     feeds = _encode_sentences(comparison.checkpoint, comparison.pairs)
-    atol = VARIANT[comparison.variant].precision.ceiling[TASKS[scoring.task].metrics[0]]
+    atol = VARIANT[comparison.variant].precision.ceiling[TASKS[scoring.task].error_row]
     try:
         scores = score_batch(OnnxRuntime(comparison.faulty / MODEL_FILE, threads=1), feeds, scoring)
         close = np.allclose(expected, scores, rtol=0, atol=atol)
