@@ -107,8 +107,8 @@ def test_topk_overlap_is_that_of_scikit_learns_neighbours():
 
 
 def terms(before, after):
-    rows = [np.asarray(values, np.float32) for values in (before, after)]
-    return compare_terms(*rows, Layout(np.ones(len(rows[0]), int), [None], [None]))
+    layout = Layout(np.ones(len(before), int), [None], [None])
+    return compare_terms(np.asarray(before, np.float32), np.asarray(after, np.float32), layout)
 
 
 def test_terms_of_a_text_are_compared_by_hand():

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from typing import cast
 
 import msgspec
 import numpy as np
@@ -12,17 +13,22 @@ from fixtures.diagnosis.evidence import Evidence
 from fixtures.diagnosis.symptoms import find_symptoms
 from fixtures.export import seeded
 from fixtures.export.layout import layout_parameters, put_configuration
+from fixtures.export.variants import VARIANT, ceiling_of
+from fixtures.gate.verdicts import judge_drift
 from fixtures.models.files import checkpoint_digest, checkpoint_sums
 from fixtures.models.fingerprint import weights_of
 from fixtures.models.inference import infer
 from fixtures.models.sentence_transformers import ModuleLayer, ModuleSettings
-from fixtures.models.settings import ModelError, Prompts
+from fixtures.models.settings import Model, ModelError, Prompts, Settings
 from fixtures.models.sparse_encoders import read_sparse_encoder
+from fixtures.runtimes.session import Runtime
+from fixtures.scoring.closeness import Closeness
 from fixtures.scoring.probes import QUERIES
 from fixtures.scoring.scores import score
 from fixtures.scoring.sparse import QUERY_TOKENS, term_weights
 from fixtures.scoring.tasks import TASKS, Scoring
 from fixtures.scoring.tokens import filled
+from suites.meta.house import ROOT
 
 TOLERANCE = 1e-5
 PROMPTS = {"query": "query: ", "document": "passage: "}
@@ -367,6 +373,24 @@ def test_activations_of_terms_are_no_rerankers(house):
 # ------------------------------------------------------------------------------------ term weights
 
 
+def test_ceilings_of_weights_are_those_of_logits():
+    """A logarithm of 1 + x errs at most as x does."""
+    for variant in VARIANT.values():
+        for task, row in (("sparse", "max_logit_error"), ("embedding", "max_abs_error")):
+            model = Model("tiny", ROOT, Settings(task=task, source="seeded:bert@16", max_length=64))
+            ceiling = ceiling_of(variant, model, TASKS[task].metrics)
+            assert ceiling.keys() == set(TASKS[task].metrics)
+            assert ceiling["max_abs_error"] == variant.precision.ceiling[row]
+
+
+@pytest.mark.parametrize(("drift", "holds"), [(4e-5, True), (6e-5, False)])
+def test_tolerances_of_weights_are_those_of_logits(house, base, drift, holds):
+    subject = judged(house, base)
+    closeness = Closeness({"max_abs_error": drift}, np.array([drift]))
+    verdict = judge_drift(subject, closeness, "reference", subject.provenance(), subject.probes_digest)
+    assert bool(verdict) is holds
+
+
 @pytest.mark.parametrize("pooling", ["max", "sum"])
 @pytest.mark.parametrize("activation", ["relu", "log1p_relu"])
 @pytest.mark.parametrize("kind", [np.float32, np.float16])
@@ -390,8 +414,6 @@ def test_graph_that_weighs_terms_by_itself_is_not_pooled_again():
     vectors = np.random.default_rng(0).random((2, 7)).astype(np.float32)
     feeds = {name: np.ones((2, 3), np.int64) for name in ("input_ids", "attention_mask")}
 
-    def runtime(feeds):
-        return {"sentence_embedding": vectors, "logits": np.zeros((2, 3, 7), np.float32)}
-
-    runtime.inputs = tuple(feeds)
+    outputs = {"sentence_embedding": vectors, "logits": np.zeros((2, 3, 7), np.float32)}
+    runtime = cast(Runtime, lambda feeds: outputs)
     np.testing.assert_array_equal(TASKS["sparse"].scores(runtime, feeds, Scoring("sparse", "max")), vectors)
