@@ -38,9 +38,10 @@ def test_prompts_are_asked_for_and_matter(case: Case, finding: NoteFinding) -> N
     else:
         cosines = (unit_rows(case.score(bare)) * unit_rows(case.scores[rows])).sum(axis=1)
         for role, prompt in (("query", prompts.query), ("passage", prompts.passage)):
-            if not prompt:
+            of_role = [is_query(probes[row]) == (role == "query") for row in rows]
+            if not prompt or not any(of_role):
                 continue
-            moved = cosines[[is_query(probes[row]) == (role == "query") for row in rows]]
+            moved = cosines[of_role]
             finding(f"a {role} without {prompt!r} has a cosine of {np.median(moved):.3f} to the same with it")
             assert 1 - min(moved) > SAME, f"{case}: the prompt {prompt!r} does not reach the scores"
     if not case.ready_made or case.ready_made.has_tokenizer:

@@ -79,6 +79,7 @@ def test_rows_may_have_what_they_like_beside_a_text(tmp_path):
         ("texts", '{"text": 5}', r"own\.jsonl:3: .*text"),
         ("texts", '{"text": "\\ud800"}', r"own\.jsonl:3: "),
         ("texts", {"txt": "a"}, r"own\.jsonl:3: text is missing or empty"),
+        ("texts", {"text": "a", "role": "answer"}, r"own\.jsonl:3: .*role"),
         ("texts", {"text": " "}, r"own\.jsonl:3: text is missing or empty"),
         ("texts", {"query": "a", "passage": "b"}, r'own\.jsonl:3: is a pair, and .*\{"text": "..."\}'),
         ("pairs", {"text": "a"}, r'own\.jsonl:3: is no pair, and .*"passage"'),
@@ -170,6 +171,12 @@ def test_folder_yields_queries_and_passages(tmp_path):
     assert (roles.count(True), roles.count(False)) == (20, 20)
     prompts = Prompts("query: ", "passage: ")
     assert [prompt_of(probe, prompts) for probe in selection.judged[::39]] == ["query: ", "passage: "]
+
+
+def test_rows_of_texts_may_have_a_role(tmp_path):
+    rows = [{"text": f"text {number}", "role": ("query", "passage")[number % 2]} for number in range(20)]
+    judged = drawn(write_lines(tmp_path / "a", rows)).judged
+    assert all(probe.is_query is (int(probe.text.split()[1]) % 2 == 0) for probe in judged)
 
 
 @pytest.mark.parametrize("grades", [True, False])
