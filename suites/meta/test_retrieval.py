@@ -117,6 +117,7 @@ def test_loss_that_breaks_its_ceiling_is_one_that_is_told_apart():
 def test_no_loss_has_no_interval():
     loss = loss_of("mrr_at_10", np.ones(5), np.ones(5), 0.0)
     assert (loss.loss, loss.low, loss.high, loss.breaks) == (0, 0, 0, False)
+    assert str(loss) == "mrr_at_10 1.0000: no loss"
 
 
 # ------------------------------------------------------------------------------ whole runs

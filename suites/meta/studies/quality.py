@@ -102,6 +102,8 @@ def rows_of(model: Mapping[str, Any]) -> Iterator[list[str]]:
 
 def in_words(loss: Loss) -> str:
     """Return a loss with its interval."""
+    if loss.is_none:
+        return "none"
     text = f"{loss.loss:+.4f} ({loss.low:+.4f} to {loss.high:+.4f})"
     return text if loss.told_apart else f"{text}, not told apart"
 
