@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from fixtures.models.languages import Languages, read_card_languages
+from fixtures.models.settings import Threshold
 from fixtures.scoring.closeness import Layout, compare_embeddings, compare_rows, compare_spans
 from fixtures.scoring.probes import PAIRS, TEXTS
+from fixtures.scoring.thresholds import compare_decisions
 from suites.meta.house import EMBEDDER, LOOSE, House
 
 
@@ -121,3 +123,16 @@ def test_error_in_another_language_fails_on_request_alone(house):
         house.add("embedder", EMBEDDER + f'languages = ["{made_for}"]\n' + line + between + alone)
         run = house.run("--variant", "quantized", suite=check)
         assert run.returncode == returncode, run.text
+
+
+def test_decisions_are_on_texts_that_are_judged():
+    before = np.array([0.1, 0.9, 0.8, 0.2], np.float32)
+    after = np.array([0.9, 0.9, 0.1, 0.2], np.float32)
+    threshold = Threshold("shown", "logit", 0.5)
+    assert compare_decisions(threshold, before, after).flipped == 2
+    judged = compare_decisions(threshold, before, after, np.array([1, 2, 3]))
+    assert (judged.count, judged.flipped, judged.flips[0].rows) == (3, 1, (2,))
+    pairs = compare_decisions(
+        Threshold("alike", "cosine", 0.5), np.eye(4, dtype=np.float32), np.ones((4, 4), np.float32), np.array([1, 3])
+    )
+    assert [flip.rows for flip in pairs.flips] == [(1, 3)]
