@@ -136,3 +136,9 @@ def test_decisions_are_on_texts_that_are_judged():
         Threshold("alike", "cosine", 0.5), np.eye(4, dtype=np.float32), np.ones((4, 4), np.float32), np.array([1, 3])
     )
     assert [flip.rows for flip in pairs.flips] == [(1, 3)]
+
+
+def test_nothing_left_to_be_judged_is_a_wrong_setting(house):
+    toml = EMBEDDER + 'languages = ["fr"]\n' + LOOSE + '[probes]\npath = "own.jsonl"\ninstead = true\n'
+    house.add("embedder", toml)
+    assert "languages: 0 probes are in fr or in no language (model.toml): add texts" in house.usage_error()

@@ -228,8 +228,12 @@ def with_another_split(file):
     [
         (lambda file: None, r"model\.toml:3: probes\.path: .*own\.jsonl does not exist"),
         (lambda file: file.mkdir(), r"model\.toml:3: probes\.path: .*no corpus\.jsonl and no queries\.jsonl"),
-        (lambda file: write_lines(file, TICKETS[:9]), r"probes\.path: 7 probes are left .* of 9 rows"),
+        (lambda file: write_lines(file, TICKETS[:9]), r"probes\.path: 7 probes are left to be judged of 9, with limit"),
         (lambda file: write_lines(file, ["nonsense"]), r"probes\.path: .*own\.jsonl:1: "),
+        (
+            lambda file: write_lines(beir(file)[QRELS_FILE], ["q999\td1\t1"]),
+            r"queries\.jsonl: has no query that .*test\.tsv",
+        ),
         (with_another_split, r"probes\.split: .*test\.tsv does not exist; there are: dev"),
     ],
 )
