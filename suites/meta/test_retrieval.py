@@ -12,8 +12,9 @@ from onnx import numpy_helper
 from safetensors.numpy import load_file
 
 from fixtures.build import progress
+from fixtures.export.variants import PRECISIONS
 from fixtures.gate import retrieved
-from fixtures.retrieval.quality import GRADES, Loss, grade, loss_of
+from fixtures.retrieval.quality import CEILINGS, GRADES, LOSSES, Loss, grade, loss_of
 from fixtures.retrieval.ranking import NOTHING, Ranking, overlap, rank_correlation
 from fixtures.retrieval.retrieve import RUN_FILE
 from fixtures.scoring import scores
@@ -112,6 +113,11 @@ def test_loss_that_breaks_its_ceiling_is_one_that_is_told_apart():
     assert not noisy.breaks
     assert "not told apart from none" in str(noisy)
     assert not loss_of("ndcg_at_10", many, many - 0.05).breaks, "it has no ceiling"
+
+
+def test_every_class_of_variants_has_a_ceiling():
+    assert CEILINGS.keys() == set(PRECISIONS)
+    assert all(ceiling.keys() <= set(LOSSES) for ceiling in CEILINGS.values())
 
 
 def test_no_loss_has_no_interval():
