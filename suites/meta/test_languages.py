@@ -29,6 +29,8 @@ def test_built_in_texts_say_their_language():
     [
         ("---\nlanguage: en\n---\n# A model", ("en",)),
         ("---\nlicense: mit\nlanguage:\n- en\n- no\n- zh-Hant\n- zh\n---\n", ("en", "no", "zh")),
+        ("\ufeff---\nlanguage: en\n---\n", ("en",)),
+        ("---\nlanguage: [English, eng, code]\n---\n", ()),
         ("---\nlanguage: [multilingual, de]\n---\n", ()),
         ("---\nlanguage: {a: b}\n---\n", ()),
         ("---\nlanguage: [\n---\n", ()),
@@ -53,6 +55,7 @@ def test_texts_of_no_language_are_judged():
     assert judged.tolist() == [0, 1, 3]
     assert Languages(("en", "de")).judged_rows(languages) is None
     assert Languages().judged_rows(languages) is None
+    assert Languages(("fr",)).judged_rows(languages) is None, "no text speaks for it"
     assert Languages(("en",), "model.toml", others_are_gated=True).judged_rows(languages) is None
 
 
@@ -141,4 +144,4 @@ def test_decisions_are_on_texts_that_are_judged():
 def test_nothing_left_to_be_judged_is_a_wrong_setting(house):
     toml = EMBEDDER + 'languages = ["fr"]\n' + LOOSE + '[probes]\npath = "own.jsonl"\ninstead = true\n'
     house.add("embedder", toml)
-    assert "languages: 0 probes are in fr or in no language (model.toml): add texts" in house.usage_error()
+    assert "languages: no text is in fr: write two letters" in house.usage_error()

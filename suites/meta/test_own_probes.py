@@ -9,18 +9,16 @@ from fixtures.build.manifest import key_of
 from fixtures.models.settings import Model, Prompts, SettingError, Settings
 from fixtures.models.tables import OwnProbes
 from fixtures.scoring import own_probes, probes
-from fixtures.scoring.own_probes import (
-    CALIBRATION,
+from fixtures.scoring.own_files import (
     CORPUS_FILE,
     LINES_FILE,
     QRELS_FILE,
     QUERIES_FILE,
     RowError,
-    find_own_probes,
     read_qrels,
-    select_own,
-    select_probes,
+    read_queries,
 )
+from fixtures.scoring.own_probes import CALIBRATION, find_own_probes, select_own, select_probes
 from fixtures.scoring.probes import PAIRS, TEXTS, Probe, prompt_of
 from fixtures.scoring.tokens import plan_tokens
 from suites.meta.house import LOOSE, House
@@ -98,6 +96,8 @@ def test_bad_row_is_named_with_its_line(tmp_path, kind, line, problem):
 @pytest.mark.parametrize(
     ("name", "line", "problem"),
     [
+        (CORPUS_FILE, {"_id": "d3", "text": "a"}, r"corpus\.jsonl:121: _id 'd3' is another row's too"),
+        (QUERIES_FILE, {"_id": "q3", "text": "a"}, r"queries\.jsonl:31: _id 'q3' is another row's too"),
         (CORPUS_FILE, {"text": "no id"}, r"corpus\.jsonl:121: _id is missing"),
         (QUERIES_FILE, {"_id": "q", "text": ""}, r"queries\.jsonl:31: text is missing or empty"),
         ("qrels/test.tsv", "q1 d1 1", r"test\.tsv:62: needs query-id, corpus-id and a whole number"),
@@ -163,6 +163,24 @@ def test_same_text_counts_once(tmp_path):
     selection = drawn(write_lines(tmp_path / "a", [{"text": f"text {n % 10}"} for n in range(100)]))
     texts = [probe.text for probe in (*selection.judged, *selection.calibration)]
     assert sorted(texts) == [f"text {n}" for n in range(10)]
+
+
+def test_copies_take_no_place_in_the_sample(tmp_path):
+    rows = [{"text": f"text {n if n % 100 == 0 else 0}", "id": "same"} for n in range(20_000)]
+    selection = drawn(write_lines(tmp_path / "a", rows), limit=100)
+    assert (len(selection.judged), len(selection.calibration)) == (100, 100)
+    assert len({probe.text for probe in (*selection.judged, *selection.calibration)}) == 200
+
+
+def test_text_of_both_files_is_on_one_side(tmp_path):
+    """Of a folder of texts, queries do not calibrate: all are graded."""
+    files = beir(tmp_path, queries=100, passages=400)
+    with files[CORPUS_FILE].open("a") as corpus:
+        corpus.writelines(line.replace('"q', '"x') for line in files[QUERIES_FILE].open())
+    selection = select_own(files, "texts", OWN)
+    queries = set(read_queries(files).values())
+    assert not queries & {probe.text for probe in selection.calibration}
+    assert len(selection.calibration) > 50
 
 
 def test_folder_yields_queries_and_passages(tmp_path):

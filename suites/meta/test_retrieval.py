@@ -14,11 +14,13 @@ from safetensors.numpy import load_file
 from fixtures.build import progress
 from fixtures.export.variants import PRECISIONS
 from fixtures.gate import retrieved
-from fixtures.retrieval.quality import CEILINGS, GRADES, LOSSES, Loss, grade, loss_of
+from fixtures.models.tables import OwnProbes
+from fixtures.retrieval.quality import CEILINGS, FEWEST_QUERIES, GRADES, LOSSES, Loss, grade, loss_of
 from fixtures.retrieval.ranking import NOTHING, Ranking, overlap, rank_correlation
-from fixtures.retrieval.retrieve import RUN_FILE
+from fixtures.retrieval.retrieve import CANDIDATES_FILE, RUN_FILE, find_candidates
 from fixtures.scoring import scores
-from fixtures.scoring.own_probes import read_passages, read_queries
+from fixtures.scoring.own_files import QRELS_FILE, read_passages, read_qrels, read_queries
+from fixtures.scoring.own_probes import read_judged_queries
 from suites.meta.house import LOOSE, ROOT, House
 from suites.meta.test_own_probes import RERANKER, beir
 
@@ -113,6 +115,31 @@ def test_loss_that_breaks_its_ceiling_is_one_that_is_told_apart():
     assert not noisy.breaks
     assert "not told apart from none" in str(noisy)
     assert not loss_of("ndcg_at_10", many, many - 0.05).breaks, "it has no ceiling"
+
+
+def test_few_queries_tell_nothing_apart():
+    values = np.linspace(0.2, 0.9, FEWEST_QUERIES)
+    assert loss_of("ndcg_at_10", values, values - 0.1 - 0.01 * values).told_apart
+    assert not loss_of("ndcg_at_10", values[1:], values[1:] - 0.1 - 0.01 * values[1:]).told_apart
+    assert not loss_of("ndcg_at_10", values[:1], values[:1] - 0.1).told_apart
+
+
+def test_reranker_whose_scores_are_all_alike_looks_bad(tmp_path):
+    """Candidates stand in an order that gives no grade away."""
+    (tmp_path / "beir").mkdir()
+    files = beir(tmp_path / "beir", queries=60)
+    files[QRELS_FILE].rename(tmp_path / "beir" / QRELS_FILE)
+    own = {"instead": True, "limit": 256, "seed": 0}
+    find_candidates([tmp_path / "beir"], tmp_path, {"count": 20, "own": own})
+    pool = load_file(tmp_path / CANDIDATES_FILE)["rows"]
+    files = {file.name: file for file in (tmp_path / "beir").iterdir() if file.is_file()}
+    queries = list(read_judged_queries(files, "pairs", OwnProbes("", **own)))
+    assert len(pool) == len(queries) < 60, "those that calibrate are not graded"
+    ranking = Ranking(len(pool), 20)
+    ranking.add_rows(pool, np.zeros(pool.shape, np.float32))
+    row_of = {f"d{number}": number for number in range(120)}
+    assert grade(ranking.rows, queries, read_qrels(files[QRELS_FILE]), row_of)["ndcg_at_10"].mean() < 0.5
+    assert all(int(query.removeprefix("q")) in rows for query, rows in zip(queries, pool, strict=True))
 
 
 def test_every_class_of_variants_has_a_ceiling():
@@ -218,6 +245,34 @@ def test_classifier_has_no_grades(house):
     assert "the metrics of task text-classification are" in house.usage_error()
 
 
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (EMBEDDER, "ceilings.plain.ndcg_at_10_loss: [probes] names no folder with qrels"),
+        (EMBEDDER + PROBES, "ceilings.plain.ndcg_at_10_loss: [probes] names no folder with qrels"),
+        (RERANKER.replace(LOOSE, "") + PROBES, "ceilings.plain.recall_at_100_loss: a reranker does not decide"),
+    ],
+)
+def test_ceiling_that_nothing_is_measured_for_is_refused(house, text, problem):
+    metric = problem.split(":")[0].rpartition(".")[2]
+    folder = house.add(
+        "model",
+        text.replace("[probes]", f"[ceilings.plain]\n{metric} = 0.1\n[probes]")
+        + ("" if "[probes]" in text else f"[ceilings.plain]\n{metric} = 0.1\n"),
+    )
+    beir(folder / "beir", grades="recall" in metric)
+    assert problem in house.usage_error()
+
+
+def test_graded_passages_that_are_not_there_are_counted(house):
+    folder = house.add("embedder", EMBEDDER + PROBES)
+    with beir(folder / "beir")[QRELS_FILE].open("a") as qrels:
+        qrels.write("q1\tnowhere\t1\n")
+    assert house.run("--variant", "plain", suite="suites/accuracy/test_retrieval.py").returncode == 0
+    assert quality_by_variant(house)["plain"]["missing"] == 1
+    assert "(1 more are graded and not there)" in (house.report / "gate.md").read_text()
+
+
 def test_changed_corpus_is_ranked_again(house):
     folder = house.add("embedder", EMBEDDER + PROBES)
     beir(folder / "beir")
@@ -245,5 +300,5 @@ def test_progress_is_told_at_most_every_few_seconds(monkeypatch):
 
 
 def test_loss_reads_as_a_sentence():
-    loss = Loss("ndcg_at_10", 0.731, 0.712, 0.019, 0.011, 0.027, 0.01)
+    loss = Loss("ndcg_at_10", 0.731, 0.712, 0.019, 0.011, 0.027, 400, 0.01)
     assert str(loss) == "ndcg_at_10 0.7120 instead of 0.7310: loss 0.0190 (0.0110 to 0.0270)"
