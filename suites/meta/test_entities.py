@@ -144,7 +144,7 @@ def test_labels_one_token_too_late_change_entities(house):
     ("keys", "message"),
     [
         (TAGGER + '[entities]\naggregation = "last"\n', "entities.aggregation"),
-        ('task = "text-classification"\nsource = "seeded:bert@8"\nlabels = 3\nmax_length = 64\n[entities]\n', "entities"),
+        (TAGGER.replace("token", "text") + "[entities]\n", "only a token classifier has entities"),
     ],
 )
 def test_entities_are_a_token_classifiers(house, keys, message):

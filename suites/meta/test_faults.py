@@ -52,6 +52,7 @@ MODELS = {
     ),
     "two-logits": Settings(task="rerank", source="seeded:bert@12", labels=2, positive="LABEL_1", max_length=64),
     "sparse": Settings(task="sparse", source="seeded:bert@16", max_length=64, pooling="max", activation="relu"),
+    "tagger": Settings(task="token-classification", source="seeded:electra@8", labels=5, max_length=64),
     "answerer": Settings(task="question-answering", source="seeded:bert@10", labels=2, max_length=64),
 }
 REQUIRED_FAULTS = {
@@ -135,6 +136,8 @@ def claims(fault, sound_folders):
         if model == "two-logits" and not fault.labels:
             continue
         if model == "sparse" and "sparse" not in fault.tasks:
+            continue
+        if model == "tagger" and "token-classification" not in fault.tasks:
             continue
         if model == "answerer" and "question-answering" not in fault.tasks:
             continue

@@ -58,6 +58,7 @@ MODELS = {
     "dimensions = 16\n",
     "two-logits": 'task = "rerank"\nsource = "seeded:bert@12"\nmax_length = 64\nlabels = 2\npositive = "LABEL_1"\n',
     "sparse": 'task = "sparse"\nsource = "seeded:bert@16"\nmax_length = 64\npooling = "max"\nactivation = "relu"\n',
+    "tagger": 'task = "token-classification"\nsource = "seeded:electra@8"\nmax_length = 64\nlabels = 5\n',
     "qa": 'task = "question-answering"\nsource = "seeded:bert@10"\nmax_length = 64\nlabels = 2\n',
 }
 """Tiny models, the usual ones first: name -> model.toml."""
@@ -72,6 +73,8 @@ LOOSE_CEILINGS = {
     "new_ties = 1\ntop1_agreement = 0\nndcg_at_5_change = 1\n",
     "sparse": "max_abs_error = 9\nmin_cosine = -1\nmax_similarity_change = 9\ntopk_overlap = 0\n"
     "active_terms_overlap = 0\n",
+    "token-classification": "max_logit_error = 9\nargmax_agreement = 0\nmax_probability_change = 1\n"
+    "entity_agreement = 0\n",
     "question-answering": "max_logit_error = 9\nspan_agreement = 0\n",
 }
 CHECKS = (
