@@ -125,8 +125,8 @@ def test_comparison_counts_entities_of_all_texts_and_of_some():
     assert token_class_update(before, after, layout).metrics["entity_agreement"] == pytest.approx(2 / 3)
     for row, expected in ((0, 0), (1, 1)):
         rows = np.array([row])
-        parts = [layout.select(values, rows, per_token=True) for values in (before, after)]
-        assert compare_token_classes(*parts, layout.subset(rows)).metrics["entity_agreement"] == expected
+        left, right = (layout.select(values, rows, per_token=True) for values in (before, after))
+        assert compare_token_classes(left, right, layout.subset(rows)).metrics["entity_agreement"] == expected
 
 
 def test_labels_one_token_too_late_change_entities(house):

@@ -49,6 +49,7 @@ FAMILIES = {
     "qwen3": Family("AutoModelForCausalLM", "Y N <|endoftext|>"),
     "gemma3": Family("AutoModel", "<bos> Y <eos> N <eos>", None),
     "t5": Family("AutoModel", "Y </s> N </s>", MARKS),
+    "t5_dense": Family("AutoModel", "Y </s> N </s>", MARKS),
     "mt5": Family("AutoModel", "Y </s> N </s>", MARKS),
     "umt5": Family("AutoModel", "Y </s> N </s>", MARKS),
 }
