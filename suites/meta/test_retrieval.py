@@ -1,6 +1,7 @@
 """What variants lose of what people graded: rankings, grades, intervals, and whole runs over a small corpus."""
 
 import json
+from typing import Any
 
 import numpy as np
 import onnx
@@ -129,7 +130,7 @@ def test_reranker_whose_scores_are_all_alike_looks_bad(tmp_path):
     (tmp_path / "beir").mkdir()
     files = beir(tmp_path / "beir", queries=60)
     files[QRELS_FILE].rename(tmp_path / "beir" / QRELS_FILE)
-    own = {"instead": True, "limit": 256, "seed": 0}
+    own: dict[str, Any] = {"instead": True, "limit": 256, "seed": 0}
     find_candidates([tmp_path / "beir"], tmp_path, {"count": 20, "own": own})
     pool = load_file(tmp_path / CANDIDATES_FILE)["rows"]
     files = {file.name: file for file in (tmp_path / "beir").iterdir() if file.is_file()}
@@ -255,11 +256,7 @@ def test_classifier_has_no_grades(house):
 )
 def test_ceiling_that_nothing_is_measured_for_is_refused(house, text, problem):
     metric = problem.split(":")[0].rpartition(".")[2]
-    folder = house.add(
-        "model",
-        text.replace("[probes]", f"[ceilings.plain]\n{metric} = 0.1\n[probes]")
-        + ("" if "[probes]" in text else f"[ceilings.plain]\n{metric} = 0.1\n"),
-    )
+    folder = house.add("model", text + f"[ceilings.plain]\n{metric} = 0.1\n")
     beir(folder / "beir", grades="recall" in metric)
     assert problem in house.usage_error()
 
