@@ -136,7 +136,15 @@ def together(baselines: Path, store: Sequence[str]) -> Iterator[list[str]]:
 
 def page(rows: Sequence[Sequence[str]]) -> str:
     machine = hardware.detect()
-    header = ("model", "variant", "worst error", "lowest cosine, or mean logit error", "nDCG@10", "loss", "ceilings of errors")
+    header = (
+        "model",
+        "variant",
+        "worst error",
+        "lowest cosine, or mean logit error",
+        "nDCG@10",
+        "loss",
+        "ceilings of errors",
+    )
     lines = [
         f"Measured on {machine.cpu}, tier {machine.tier}, {time.strftime('%Y-%m-%d')}: 400 queries over 3,200 "
         f"passages. Intervals are of {CONFIDENCE:.0%}.",
