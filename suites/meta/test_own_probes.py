@@ -252,6 +252,7 @@ def with_another_split(file):
             lambda file: write_lines(beir(file)[QRELS_FILE], ["q999\td1\t1"]),
             r"queries\.jsonl: has no query that .*test\.tsv",
         ),
+        (lambda file: write_lines(beir(file)[CORPUS_FILE], []), r"probes\.path: .*corpus\.jsonl: has no passage"),
         (with_another_split, r"probes\.split: .*test\.tsv does not exist; there are: dev"),
     ],
 )

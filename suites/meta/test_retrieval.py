@@ -1,6 +1,7 @@
 """What variants lose of what people graded: rankings, grades, intervals, and whole runs over a small corpus."""
 
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,11 @@ from fixtures.retrieval.quality import CEILINGS, FEWEST_QUERIES, GRADES, LOSSES,
 from fixtures.retrieval.ranking import NOTHING, Ranking, overlap, rank_correlation
 from fixtures.retrieval.retrieve import CANDIDATES_FILE, RUN_FILE, find_candidates
 from fixtures.scoring import scores
+from fixtures.scoring.fast_tokenizer import FastTokenizer
+from fixtures.scoring.head import POOLING_MASK
 from fixtures.scoring.own_files import QRELS_FILE, read_passages, read_qrels, read_queries
 from fixtures.scoring.own_probes import read_judged_queries
+from fixtures.scoring.probes import is_query
 from suites.meta.house import LOOSE, ROOT, House
 from suites.meta.test_own_probes import RERANKER, beir
 
@@ -236,8 +240,23 @@ def test_artifact_that_finds_less_fails_with_its_loss(house, tmp_path):
     assert "ndcg_at_10 loses" in run.text
     assert "its ceiling is 0.001" in run.text
     assert "over 30 queries and 120 passages" in run.text
+    assert re.search(r"before -> after:\n.*\d\.\d\d -> 0\.00: q\d+: 'where is", run.text)
     house.add("embedder", TRAINED + "[ceilings.plain]\nndcg_at_10_loss = 1\n" + PROBES)
     assert house.run(*options, suite="suites/accuracy/test_retrieval.py").returncode == 0
+
+
+def test_prompt_is_left_out_of_pooling_as_in_the_probes(house):
+    """Passages are pooled as the tokenise step pools them, which asks Transformers."""
+    toml = EMBEDDER.replace("[ceilings", "include_prompt = false\n[ceilings")
+    house.add("embedder", toml + '[prompts]\nquery = "ask: "\npassage = "a passage of it: "\n')
+    (subject,) = house.start().subjects
+    rows = [row for row, probe in enumerate(subject.probes) if probe.length is None and not is_query(probe)][:12]
+    prompt = subject.model.settings.prompts.passage
+    tokenizer = FastTokenizer(subject.tokenizer, subject.encoded)
+    encoded = tokenizer.encode([(prompt + subject.probes[row].text, None) for row in rows], 64, None)
+    expected = subject.encoded.subset(np.array(rows)).fields[POOLING_MASK]
+    assert (tokenizer.without_prompt(encoded, prompt).fields[POOLING_MASK] == expected).all()
+    assert 0 < expected.sum() < len(expected)
 
 
 def test_classifier_has_no_grades(house):
