@@ -1,14 +1,22 @@
-"""What people would notice: whether a variant still finds the passages that were graded."""
+"""What people would notice: whether a variant, or an update, still finds the passages that were graded."""
 
 import pytest
 
 from fixtures.gate.case import Case
-from fixtures.gate.retrieved import judge_quality
+from fixtures.gate.retrieved import judge_quality, judge_update_losses
+from fixtures.gate.session import Gate
+from fixtures.gate.subject import Subject
 from fixtures.plugin.outcomes import require
 from fixtures.plugin.suite_fixtures import NoteFinding
-from fixtures.retrieval.quality import Quality
+from fixtures.retrieval.quality import Loss, Quality
 
 pytestmark = pytest.mark.scores
+
+
+def test_update_finds_passages_as_well(subject: Subject, update_losses: list[Loss], gate: Gate) -> None:
+    """A candidate finds as much of what people graded as the approved checkpoint, but for what `[update]` allows."""
+    if not gate.approving:
+        require(judge_update_losses(subject, update_losses))
 
 
 def test_passages_are_found_as_well(case: Case, quality: Quality, finding: NoteFinding) -> None:

@@ -8,13 +8,15 @@ import pytest
 
 from fixtures.baselines.files import NO_BASELINE
 from fixtures.gate import approval
-from fixtures.gate.checks import CHECKS, COMPARISONS, DECISIONS, PUBLICATIONS
+from fixtures.gate.checks import CHECKS, COMPARISONS, DECISIONS, PUBLICATIONS, RETRIEVAL
 from fixtures.gate.context import Context
 from fixtures.gate.coverage import left_out_checks
 from fixtures.gate.measured import Measured, MeasuredModel
 from fixtures.gate.session import Gate
 from fixtures.models.settings import Limit, Model, Settings, Threshold
-from suites.accuracy import test_published, test_scores, test_thresholds
+from fixtures.scoring.own_files import CORPUS_FILE
+from fixtures.scoring.tasks import TASKS
+from suites.accuracy import test_published, test_retrieval, test_scores, test_thresholds
 from suites.meta.calls import stand_in
 
 
@@ -62,11 +64,13 @@ INDEX_LIMIT = Limit("O2", "index_keeps_neighbours", "a reason", "https://example
 PARAMETERS = {LIMIT.check, "scores_hold_under_mask[random]"}
 
 
-def left_out(baseline, ended, *, limits=(), thresholds=(), published=(), emulators=()):
+def left_out(baseline, ended, *, limits=(), thresholds=(), published=(), emulators=(), searched=False):
     """Return what an approval of O2 says that a run left out, and of which this ended."""
     subject: Any = Subject(False)
     subject.__dict__.update(
-        approved=baseline, published=published, context=stand_in(Context, emulators=emulators),
+        approved=baseline, published=published, task=TASKS["embedding"],
+        context=stand_in(Context, emulators=emulators, machine=SimpleNamespace(emulated="")),
+        plan=SimpleNamespace(own=SimpleNamespace(files={CORPUS_FILE: ""}) if searched else None),
         model=stand_in(Model, settings=stand_in(Settings, limits=limits, thresholds=thresholds)),
     )  # fmt: skip
     gate = stand_in(Gate, cases_of=lambda _: [], measured={}, ended={O2: ended, subject: set()})
@@ -97,6 +101,9 @@ def left_out(baseline, ended, *, limits=(), thresholds=(), published=(), emulato
         ({"conformance_file"}, (CHECKS - {"scores_hold_under_mask"}) | PARAMETERS, {}, ""),
         ({"conformance_file"}, CHECKS - {"builds"}, {}, "left out: builds of suites/conformance on O2: select suites/"),
         ({"conformance_file"}, set(), {"emulators": (1,)}, ""),
+        ({"retrieval_file"}, set(), {"searched": True}, "passages_are_found_as_well of suites/accuracy on O2"),
+        ({"retrieval_file"}, RETRIEVAL, {"searched": True}, ""),
+        ({"retrieval_file"}, set(), {}, ""),
         (
             {"reference_file", "conformance_file"},
             COMPARISONS,
@@ -113,5 +120,5 @@ def test_approval_asks_for_what_the_baseline_covers(baseline, ended, given, text
 
 
 def test_checks_that_an_approval_asks_for_exist():
-    tests = {*vars(test_scores), *vars(test_published), *vars(test_thresholds)}
-    assert {f"test_{name}" for name in COMPARISONS | PUBLICATIONS | DECISIONS} <= tests
+    tests = {*vars(test_scores), *vars(test_published), *vars(test_thresholds), *vars(test_retrieval)}
+    assert {f"test_{name}" for name in COMPARISONS | PUBLICATIONS | DECISIONS | RETRIEVAL} <= tests

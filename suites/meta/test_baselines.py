@@ -14,13 +14,14 @@ from safetensors.numpy import save_file
 
 from fixtures.arrays import Array
 from fixtures.baselines import files as baselines_files
-from fixtures.baselines import tolerances
+from fixtures.baselines import matching, tolerances
 from fixtures.baselines.errors import ApprovalError, BaselineError
 from fixtures.baselines.files import (
     AnyFile,
     ConformanceFile,
     Provenance,
     ReferenceFile,
+    RetrievalFile,
     StoredVariant,
     TierFile,
 )
@@ -37,6 +38,7 @@ SCORES = {"plain": np.array([[1, 2], [3, 4]], np.float32), "O2": np.array([[1, 2
 
 TOKENS: dict[str, Array] = {"input_ids": np.array([1, 2, 3], np.int32), "offsets": np.array([0, 1, 3], np.int64)}
 PAIR = SCORES["plain"]
+GRADES: dict[str, Array] = {"ndcg_at_10": np.array([0.5, 1.0]), "mrr_at_10": np.array([0.0, 1.0])}
 
 
 def save(folder, scores=SCORES):
@@ -52,10 +54,12 @@ def stored_files(scores):
     reference = ReferenceFile(probes="p", arrays="", provenance=PROVENANCE)
     tier = TierFile(probes="p", arrays="", tier="avx2", variants=variants)
     pins = ConformanceFile(probes="p", arrays="", provenance=PROVENANCE, tokenizer={}, operators={"plain": {}})
+    retrieval = RetrievalFile(probes="q", arrays="", provenance=PROVENANCE)
     files: dict[str, tuple[AnyFile, dict[str, Array]]] = {
         "reference.json": (reference, {"scores": scores["plain"]}),
         "avx2.json": (tier, scores),
         "conformance.json": (pins, TOKENS),
+        "retrieval.json": (retrieval, GRADES),
     }
     return files
 
@@ -74,6 +78,8 @@ def test_round_trip(tmp_path):
     assert baseline.tier_file.variants["O2"].latency == (CELL,)
     assert baseline.scores.keys() == SCORES.keys()
     np.testing.assert_array_equal(baseline.scores["O2"], SCORES["O2"])
+    assert baseline.retrieval_file is not None
+    assert baseline.grades["ndcg_at_10"].tolist() == [0.5, 1]
 
 
 def test_empty_folder_has_no_baseline(tmp_path):
@@ -101,7 +107,7 @@ def test_new_scores_replace_the_old_file(tmp_path):
     np.testing.assert_array_equal(baselines_files.read_baseline(tmp_path, "avx2").scores["plain"], SCORES["plain"] + 1)
 
 
-@pytest.mark.parametrize("name", ["reference.json", "avx2.json", "conformance.json"])
+@pytest.mark.parametrize("name", ["reference.json", "avx2.json", "conformance.json", "retrieval.json"])
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -200,6 +206,10 @@ def rename_arrays(folder, name, arrays):
         ("conformance.json", TOKENS | {"offsets": np.array([0, 4])}, "offsets do not divide the 3 token ids"),
         ("conformance.json", TOKENS | {"offsets": np.array([0, 2, 1, 3])}, "offsets do not divide the 3 token ids"),
         ("conformance.json", TOKENS | {"offsets": np.array([0])}, "offsets do not divide the 3 token ids"),
+        ("retrieval.json", {}, "retrieval.json: arrays: their file holds no grades, or those of some queries alone"),
+        ("retrieval.json", GRADES | {"mrr_at_10": np.array([0.5])}, "holds no grades, or those of some queries alone"),
+        ("retrieval.json", GRADES | {"mrr_at_10": np.array([0.5, 1.1])}, "mrr_at_10 is no grade from 0 to 1 for each"),
+        ("retrieval.json", {"ndcg_at_10": PAIR}, "ndcg_at_10 is no grade from 0 to 1 for each query, in float64"),
     ],
 )
 def test_arrays_that_are_not_those_of_their_file_are_refused(tmp_path, name, arrays, message):
@@ -210,10 +220,10 @@ def test_arrays_that_are_not_those_of_their_file_are_refused(tmp_path, name, arr
         baselines_files.read_baseline(tmp_path, "avx2")
 
 
-@pytest.mark.parametrize("name", ["reference.json", "avx2.json", "conformance.json"])
+@pytest.mark.parametrize("name", ["reference.json", "avx2.json", "conformance.json", "retrieval.json"])
 def test_arrays_of_another_file_are_refused(tmp_path, name):
     save(tmp_path)
-    for source in ("reference.json", "avx2.json", "conformance.json"):
+    for source in ("reference.json", "avx2.json", "conformance.json", "retrieval.json"):
         if source != name:
             content = json.loads((tmp_path / name).read_text())
             content["arrays"] = json.loads((tmp_path / source).read_text())["arrays"]
@@ -222,7 +232,7 @@ def test_arrays_of_another_file_are_refused(tmp_path, name):
                 baselines_files.read_baseline(tmp_path, "avx2")
 
 
-@pytest.mark.parametrize("name", ["reference.json", "avx2.json", "conformance.json"])
+@pytest.mark.parametrize("name", ["reference.json", "avx2.json", "conformance.json", "retrieval.json"])
 def test_arrays_that_no_file_names_are_refused(tmp_path, name):
     """The JSON file that is lost, or that names older arrays, must not look like nothing approved."""
     save(tmp_path)
@@ -299,7 +309,7 @@ def test_rows_are_those_of_the_probes(tmp_path, per_token, counts, message):
     baseline = baselines_files.read_baseline(tmp_path, "avx2")
     expected = pytest.raises(BaselineError, match=message) if message else contextlib.nullcontext()
     with expected:
-        baselines_files.check_probes(baseline, tmp_path, counts, per_token=per_token)
+        matching.check_probes(baseline, tmp_path, counts, per_token=per_token)
 
 
 @pytest.mark.parametrize(
@@ -315,7 +325,7 @@ def test_labels_of_the_approved_checkpoint_are_not_lost(tmp_path, digest, labels
     baseline = baselines_files.read_baseline(tmp_path, "avx2")
     expected = pytest.raises(BaselineError, match=message) if message else contextlib.nullcontext()
     with expected:
-        baselines_files.check_labels(baseline, tmp_path, digest, labels)
+        matching.check_labels(baseline, tmp_path, digest, labels)
 
 
 def test_what_could_not_be_read_again_is_not_written(tmp_path):

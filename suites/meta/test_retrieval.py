@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytrec_eval
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import numpy_helper
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from fixtures.build import progress
 from fixtures.export.variants import PRECISIONS
@@ -245,6 +246,72 @@ def test_artifact_that_finds_less_fails_with_its_loss(house, tmp_path):
     assert house.run(*options, suite="suites/accuracy/test_retrieval.py").returncode == 0
 
 
+@pytest.fixture
+def searched(house, tmp_path):
+    """A house whose trained embedder is approved with what it finds, and a function that makes a candidate of it."""
+    folder = house.add("embedder", TRAINED + PROBES)
+    beir(folder / "beir")
+    run = house.run("--variant", "plain", "--approve")
+    assert run.returncode == 0, run.text
+    assert "approved embedder: grades of what the reference finds, in retrieval.json" in run.text
+    (subject,) = house.start().subjects
+
+    def make(change):
+        shutil.copytree(subject.plan.checkpoint.folder, tmp_path / "candidate", dirs_exist_ok=True)
+        weights = load_file(tmp_path / "candidate" / "model.safetensors")
+        name = next(name for name in weights if "word_embeddings" in name)
+        weights[name] = change(weights[name])
+        save_file(weights, tmp_path / "candidate" / "model.safetensors", {"format": "pt"})
+        return "--variant", "plain", f"--candidate=embedder={tmp_path / 'candidate'}"
+
+    return folder, make
+
+
+def test_candidate_that_finds_less_than_was_approved_fails(house, searched):
+    folder, make = searched
+    approved = load_file(next(folder.glob("retrieval.*.safetensors")))["ndcg_at_10"]
+    run = house.run(*make(np.zeros_like), suite="suites/accuracy/test_retrieval.py")
+    assert run.returncode == 1, run.text
+    (failure,) = house.gate()["failures"]
+    assert failure["check"] == "update_finds_passages_as_well"
+    assert re.search(
+        r"the candidate finds less: ndcg_at_10 loses 0\.\d+, more than \[update\] allows", failure["message"]
+    )
+    assert re.search(r"before -> after:\n.*\d\.\d\d -> 0\.00: q\d+: 'where is", failure["message"])
+    assert "write ndcg_at_10_loss into [update]" in failure["message"]
+    losses = house.gate()["models"][0]["update_losses"]
+    assert losses[0]["reference"] == pytest.approx(approved.mean())
+    assert "What the candidate finds: 30 queries of embedder" in (house.report / "gate.md").read_text()
+    house.add("embedder", TRAINED + PROBES + "[update]\nndcg_at_10_loss = 1\n")
+    assert house.run(*make(np.zeros_like), suite="suites/accuracy/test_retrieval.py").returncode == 0
+
+
+def test_candidate_that_finds_as_much_passes_and_its_approval_keeps_its_own_grades(house, searched):
+    folder, make = searched
+    options = make(lambda weights: weights * np.float32(1.0001))
+    run = house.run(*options, suite="suites/accuracy/test_retrieval.py")
+    assert run.returncode == 0, run.text
+    assert house.gate()["models"][0]["update_losses"][0]["loss"] == pytest.approx(0, abs=0.01)
+    run = house.run(*options, "--approve", "-k", "not retrieval")
+    assert run.returncode == 1, run.text
+    assert "left out: passages_are_found_as_well of suites/accuracy on plain" in run.text
+    run = house.run(*options, "--approve")
+    assert run.returncode == 0, run.text
+    stored, reference = (json.loads((folder / name).read_text()) for name in ("retrieval.json", "reference.json"))
+    assert stored["provenance"] == reference["provenance"]
+    assert len(list(folder.glob("retrieval.*.safetensors"))) == 1
+
+
+def test_grades_of_other_passages_are_not_compared(house, searched):
+    folder, make = searched
+    options = *make(lambda weights: weights * np.float32(1.0001)), "--require", "baselines"
+    with (folder / "beir" / "corpus.jsonl").open("a") as corpus:
+        corpus.write(json.dumps({"_id": "new", "text": "a passage more"}) + "\n")
+    run = house.run(*options, suite="suites/accuracy/test_retrieval.py")
+    assert run.returncode == 1, run.text
+    assert "queries, passages or qrels changed since the approval" in run.text
+
+
 def test_prompt_is_left_out_of_pooling_as_in_the_probes(house):
     """Passages are pooled as the tokenise step pools them, which asks Transformers."""
     toml = EMBEDDER.replace("[ceilings", "include_prompt = false\n[ceilings")
@@ -271,11 +338,13 @@ def test_classifier_has_no_grades(house):
         (EMBEDDER, "ceilings.plain.ndcg_at_10_loss: [probes] names no folder with qrels"),
         (EMBEDDER + PROBES, "ceilings.plain.ndcg_at_10_loss: [probes] names no folder with qrels"),
         (RERANKER.replace(LOOSE, "") + PROBES, "ceilings.plain.recall_at_100_loss: a reranker does not decide"),
+        (EMBEDDER, "update.ndcg_at_10_loss: [probes] names no folder with qrels"),
+        (RERANKER.replace(LOOSE, "") + PROBES, "update.recall_at_100_loss: a reranker does not decide"),
     ],
 )
 def test_ceiling_that_nothing_is_measured_for_is_refused(house, text, problem):
-    metric = problem.split(":")[0].rpartition(".")[2]
-    folder = house.add("model", text + f"[ceilings.plain]\n{metric} = 0.1\n")
+    table, _, metric = problem.split(":")[0].rpartition(".")
+    folder = house.add("model", text + f"[{table}]\n{metric} = 0.1\n")
     beir(folder / "beir", grades="recall" in metric)
     assert problem in house.usage_error()
 
