@@ -113,7 +113,7 @@ def test_new_scores_replace_the_old_file(tmp_path):
     [
         (lambda text: text[: len(text) // 2], "cannot be read"),
         (lambda _: "", "cannot be read"),
-        (lambda text: text.replace('"schema": 1', '"schema": 7'), "has schema 7, and this version reads 1"),
+        (lambda text: text.replace('"schema": 1', '"schema": 0'), "schema: write a whole number, 1 or more, and not 0"),
         (lambda text: text.replace('"probes"', '"probe"'), "cannot be read .*probe"),
         (lambda text: text.replace(".safetensors", ".lost"), r"arrays: '\w+\.\w+\.lost' is none of its own"),
         (lambda text: text.replace('"arrays": "', '"arrays": "../'), "arrays: .* is none of its own"),
@@ -127,6 +127,16 @@ def test_damaged_json_is_named_with_the_next_step(tmp_path, name, damage, messag
     file = tmp_path / name
     file.write_text(damage(file.read_text()))
     with pytest.raises(BaselineError, match=rf"(?s){message}.*restore it from version control.*--approve"):
+        baselines_files.read_baseline(tmp_path, "avx2")
+
+
+@pytest.mark.parametrize("name", ["reference.json", "avx2.json", "conformance.json"])
+def test_newer_baseline_says_so(tmp_path, name):
+    """Whatever else it holds; it is neither damaged, nor to be approved again."""
+    save(tmp_path)
+    (tmp_path / name).write_text('{"schema": 7, "probes": ["in a form that is yet to come"]}')
+    told = rf"{name} was written by a newer exportgate \(schema 7, this one reads up to 1\): upgrade exportgate$"
+    with pytest.raises(BaselineError, match=told):
         baselines_files.read_baseline(tmp_path, "avx2")
 
 

@@ -364,6 +364,24 @@ def test_every_action_of_others_is_pinned_to_one_commit():
     assert all(len(versions) == 1 for versions in commits.values()), commits
 
 
+def test_every_tag_that_is_named_is_that_of_this_version():
+    """Whoever copies a line gets the version that the line was written for."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    documents = [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/*.md"),
+        *ROOT.glob(".github/**/*.yml"),
+        *ROOT.glob(".gitlab/*.yml"),
+    ]
+    for_tags = re.compile(
+        r"exportgate(?:/[\w./-]+)?@v([\d.]*\d)|/exportgate/v([\d.]*\d)/|EXPORTGATE_REF: .*\bv([\d.]*\d)"
+    )
+    tags = {file.name: for_tags.findall(file.read_text(encoding="utf-8")) for file in documents}
+    tagged = {name: {"".join(match) for match in found} for name, found in tags.items() if found}
+    assert tagged.keys() >= {"action.yml", "pre-merge.yml", "exportgate.yml", "extending.md", "compatibility.md"}
+    assert {name: versions for name, versions in tagged.items() if versions != {version}} == {}
+
+
 def test_everything_that_has_owners_exists():
     rows = [line.split() for line in (ROOT / ".github/CODEOWNERS").read_text().splitlines() if line.startswith("/")]
     assert all(owners == ["@exportgate/maintainers"] for _, *owners in rows)

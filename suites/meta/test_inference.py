@@ -17,6 +17,7 @@ from fixtures.export import seeded
 from fixtures.export.family import find_family
 from fixtures.export.variants import VARIANT
 from fixtures.gate.command_line import ROOT, parse
+from fixtures.gate.inferred import write_schema
 from fixtures.gate.single_values import UsageError
 from fixtures.gate.subject import read_model
 from fixtures.models.inference import STATED, Undetermined, Value, infer, render
@@ -462,11 +463,28 @@ def test_checkpoint_is_judged_shown_and_approved(house, bare):
     run = house.run(*options, "--approve")
     assert run.returncode == 0, run.text
     assert f"approved tiny: {folder / 'model.toml'} is new" in run.stdout
+    directive, *approved_lines = (folder / "model.toml").read_text().splitlines()
+    schema = folder / directive.removeprefix("#:schema ")
+    assert schema.read_bytes() == (ROOT / "docs" / "schemas" / "model.schema.json").read_bytes()
+    assert approved_lines == text.splitlines()
     assert f"{model_toml}: " not in run.stdout.rpartition("== exportgate ==")[2]
     assert "tiny already" in house.usage_error(checkpoint=[str(bare)])
     run = house.run("--model", "tiny", "--require-all", "--variant", "plain")
     assert run.returncode == 0, run.text
     assert house.statuses() == {"plain": "pass"}
+
+
+def test_schema_of_the_baselines_is_written_anew_or_stays(tmp_path):
+    schema = tmp_path / "model.schema.json"
+    schema.write_text("of an older exportgate")
+    write_schema(tmp_path)
+    assert schema.read_bytes() == (ROOT / "docs" / "schemas" / schema.name).read_bytes()
+    assert [file.name for file in tmp_path.iterdir()] == [schema.name]
+    schema.unlink()
+    schema.mkdir()
+    with pytest.raises(OSError, match=schema.name):
+        write_schema(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == [schema.name]
 
 
 def test_merging_judges_no_checkpoint(house, bare):

@@ -18,7 +18,7 @@ TARGETS = (
     Target("baseline", "JSON and arrays of minilm-l6", "no part is lost", 800, approved.prepare_baseline),
     Target("arrays", "the same, under their new digest", "finite, right types", 600, approved.prepare_arrays),
     Target("approval", "journal and files of a killed one", "all or none of it", 200, approved.prepare_approval),
-    Target("gate.json", "a red and a green report", "--merge: red stays red", 250, written.prepare_report),
+    Target("gate.json", "red, green, of schema 1", "--merge: red stays red", 250, written.prepare_report),
     *(
         Target(
             name, f"JSON of a checkpoint: {name}", "--checkpoint", 200, partial(handed_over.prepare_checkpoint, name)

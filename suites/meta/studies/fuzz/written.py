@@ -187,11 +187,12 @@ def report(status: Status) -> bytes:
 
 
 def prepare_report(folder: Path, _: Path) -> Attempt:
-    """A red and a green gate.json, merged with a sound one: what is red in three places is not green for one edit."""
+    """Reports, one of schema 1, merged with a sound one: what is red in three places is not green for one edit."""
     sound = json.loads(report(Status.PASS)) | {"machine": {"arch": "arm64", "tier": "arm64", "cpu": "b", "cores": 4}}
     contents = {
         "red.json": report(Status.FAIL),
         "green.json": report(Status.PASS),
+        "older.json": (ROOT / "suites" / "meta" / "older_reports" / "gate-1.json").read_bytes(),
         "sound.json": json.dumps(sound).encode(),
     }
     valid = ValidFiles(folder / "reports", contents)
@@ -205,7 +206,7 @@ def prepare_report(folder: Path, _: Path) -> Attempt:
 
     strategies = {
         "red.json": st.one_of(json_files(contents["red.json"], most=1), _whitewashed(json.loads(contents["red.json"]))),
-        "green.json": json_files(contents["green.json"]),
+        **{name: json_files(contents[name]) for name in ("green.json", "older.json")},
     }
     return Attempt(one_of_files(strategies), read, (fleet.CannotMerge,), (str(folder),))
 
