@@ -1,4 +1,8 @@
-"""Batch and length: a text scores alike alone and in company, and an invalid input is refused."""
+"""Batch and length: a text scores alike alone and in company, and an invalid input is refused.
+
+Batches of 1, 2, 3, 32 and lengths 1, 2, 7, limit-1, limit score as one by one; past the limit, or past the
+vocabulary, the export raises an error as PyTorch does.
+"""
 
 import numpy as np
 import pytest

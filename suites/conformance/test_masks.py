@@ -1,4 +1,7 @@
-"""Attention masks: what PyTorch leaves out, the export leaves out."""
+"""Attention masks: what PyTorch leaves out, the export leaves out.
+
+Right and left padding, holes, random masks and a fully masked row score as in PyTorch.
+"""
 
 import numpy as np
 import pytest

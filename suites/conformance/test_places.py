@@ -1,4 +1,7 @@
-"""The artifact works wherever its folder goes."""
+"""The artifact works wherever its folder goes.
+
+Tried are a symlink, the hub's cache, a read-only copy, a path with spaces and other scripts, and external data.
+"""
 
 import shutil
 import tempfile

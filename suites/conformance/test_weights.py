@@ -1,4 +1,8 @@
-"""Weights hold what no probe can see, such as the row of a token that no probe has."""
+"""Weights hold what no probe can see, such as the row of a token that no probe has.
+
+Every weight in the graph is the checkpoint's: exactly, in fp16 where it was cast, in int8 within rounding; tensor and
+row are named.
+"""
 
 from collections.abc import Mapping
 

@@ -1,27 +1,42 @@
-"""The documents name what there is: words for every option, field and class of the gate, and paths that exist."""
+"""The documents name what there is: words for every option, field and class of the gate, and places that exist.
+
+What their commands name is tried in test_commands.py, and links within the site by `tox run -e docs`.
+"""
 
 import dataclasses
 import importlib
+import importlib.util
 import inspect
+import itertools
 import pkgutil
 import re
 from enum import StrEnum
 
 import msgspec
 import pytest
+from markdown_it import MarkdownIt
 
 import fixtures
 import fixtures.gate
 from fixtures import options
+from fixtures.export.variant_guide import VARIANT_GUIDE
+from fixtures.export.variants import VARIANT
+from fixtures.gate.checks import CHECKS
 from fixtures.gate.command_line import ROOT
+from fixtures.models.settings import Settings
+from fixtures.plugin.exit_statuses import EXIT_STATUSES
 from fixtures.report import results
 from fixtures.scoring.closeness import METRICS
+from fixtures.scoring.task_guide import TASK_GUIDE
+from fixtures.scoring.tasks import TASKS
 
 WORDS = (ROOT / "docs" / "words.md").read_text(encoding="utf-8")
 NAMED = set(re.findall(r"`([^`\n]+)`", WORDS))
 """What words.md names as code."""
 ROOMS = {module.name for module in pkgutil.iter_modules(fixtures.__path__)}
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+PAGES = sorted(ROOT.glob("docs/**/*.md"))
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *PAGES])
+MOST_LINES_OF_README = 200
 TOP = ("fixtures", "suites", "docs", "baselines", ".ci", ".github", ".gitlab")
 
 
@@ -83,15 +98,106 @@ def test_every_name_in_the_words_exists():
         pkgutil.resolve_name(f"fixtures.{name}")
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: file.name)
+def place(file):
+    return file.relative_to(ROOT).as_posix()
+
+
+def anchors(file):
+    """Return the anchors of a page's headings, as GitHub and the site make them: small letters, hyphens for spaces."""
+    tokens = MarkdownIt("commonmark").parse(file.read_text(encoding="utf-8"))
+    texts = [inline.content for token, inline in itertools.pairwise(tokens) if token.type == "heading_open"]
+    return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in texts}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=place)
 def test_every_path_in_a_document_exists(document):
     """Of links, and of code that begins with a folder of this repository; NAME stands for a new one."""
     text = document.read_text(encoding="utf-8")
     paths = re.findall(rf"`((?:{'|'.join(map(re.escape, TOP))})/[\w./-]*)`", text)
     missing = [path for path in paths if "NAME" not in path and not (ROOT / path).exists()]
-    links = [link.partition("#")[0] for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text)]
-    missing += [link for link in links if not (document.parent / link).exists()]
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text):
+        path, _, anchor = link.partition("#")
+        target = document.parent / path if path else document
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            missing.append(link)
     assert not missing
+
+
+def test_readme_is_short_and_leads_to_every_page():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) < MOST_LINES_OF_README
+    links = set(re.findall(r"\]\((docs/[\w/.-]+\.md)\)", text))
+    assert {place(page) for page in PAGES} - links == {"docs/index.md"}
+
+
+@pytest.fixture(scope="module")
+def tables():
+    """The module that makes the tables of docs/reference."""
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "docs" / "tables.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_table_has_its_page(tables):
+    names = [name for page in PAGES for name in tables.BLOCK.findall(page.read_text(encoding="utf-8"))]
+    assert sorted(names) == sorted(tables.TABLES)
+    page = (ROOT / "docs" / "reference" / "exit-statuses.md").read_text(encoding="utf-8")
+    assert "{table-of}" in page
+    assert "| 5 | nothing was judged" in tables.filled(page)
+    assert "{table-of}" not in tables.filled(page)
+
+
+def test_every_row_is_described():
+    assert set(VARIANT_GUIDE) == set(VARIANT)
+    assert set(TASK_GUIDE) == set(TASKS)
+    assert set(EXIT_STATUSES) == {status for status in pytest.ExitCode if status < 6}  # 6 is that of --max-warnings
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("options", re.findall(r'"(--[\w-]+)"', inspect.getsource(options))),
+        ("variants", VARIANT),
+        ("tasks", TASKS),
+        ("conformance-checks", CHECKS),
+        ("model-toml", [field.encode_name for field in msgspec.structs.fields(Settings)]),
+        ("gate-json", [field.encode_name for field in msgspec.structs.fields(results.VariantResult)]),
+    ],
+)
+def test_table_has_every_row(tables, name, rows):
+    """Each with a text beside its name."""
+    told = dict(re.findall(r"^\| `(\S+?)(?: [^`]*)?` \| (.*) \|$", tables.TABLES[name](), re.MULTILINE))
+    assert [row for row in rows if not told.get(row, "").strip(" |")] == []
+
+
+MODES = ("mean", "cls")
+"""A constant that the docstring of Described names."""
+
+
+class Described:
+    """A class with fields.
+
+    Attributes:
+        size, peak: of a process, in MODES: of bytes. at_end: what is left
+            afterwards.
+        name: what it is called.
+    """
+
+
+def test_docstrings_become_rows(tables):
+    """Of several fields in one line, over several lines, and with the values of constants."""
+    told = tables.described(Described, ["size", "peak", "at_end", "name", "untold"])
+    told = {name: text.split() for name, text in told.items()}
+    size = ["of", "a", "process,", "in", "`mean`,", "`cls`:", "of", "bytes."]
+    assert told == {
+        "size": size,
+        "peak": size,
+        "at_end": ["what", "is", "left", "afterwards."],
+        "name": ["what", "it", "is", "called."],
+    }
 
 
 def test_parts_of_the_example_are_those_that_run():

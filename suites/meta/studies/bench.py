@@ -1,4 +1,4 @@
-"""Measures the README's figures: the cold and the warm gate, shell to shell, beside optimum-cli.
+"""Measures the figures of docs/explanation/how-sharp.md: cold and warm gate, shell to shell, beside optimum-cli.
 
 tox run -e bench                 # three cold gates, one round of optimum-cli, seven warm gates
 tox run -e bench -- --cold 1     # fewer
