@@ -2,6 +2,7 @@
 
 pytest_plugins = (
     "fixtures.options",
+    "fixtures.plugin.ci",
     "fixtures.plugin.suite_fixtures",
     "fixtures.plugin.benchmarks",
     "fixtures.plugin.consumers",
@@ -10,6 +11,7 @@ pytest_plugins = (
     "fixtures.plugin.index_fixtures",
     "fixtures.plugin.collection",
     "fixtures.plugin.reporting",
+    "fixtures.plugin.progress_line",
     "fixtures.plugin.interruptions",
     "fixtures.plugin.hooks",
 )

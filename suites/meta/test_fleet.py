@@ -12,7 +12,7 @@ from rich.console import Console
 
 from fixtures.diagnosis.integers import DeviationCause
 from fixtures.gate.command_line import ROOT
-from fixtures.latency.records import Cell
+from fixtures.latency.records import Cell, Measurement, Quantity, Undecided
 from fixtures.models.content import CONTROLS
 from fixtures.report import files, fleet
 from fixtures.report.results import Check, Failure, MachineRecord, ModelResult, Results, Status, VariantResult
@@ -73,7 +73,7 @@ def test_untimed_places_share_the_smallest_file(tmp_path):
     assert str(merged.shared("m")) == "O2-quantized (oq)"
     assert [row[-1] for row in merged.preferences("m").rows] == ["the same", "the same"]
     alone = fleet.read([report(tmp_path / tier, tier, [variant("plain", tier, 1e-6)]) for tier in ("arm64", "sse")])
-    assert alone.recommend("m") == "no artifact passes everywhere: each place needs its own"
+    assert alone.recommend("m") == "no file passes on every machine: each needs its own"
 
 
 def test_what_overflows_somewhere_is_shared_only_if_nothing_else_passes(tmp_path):
@@ -94,6 +94,129 @@ def test_what_overflows_somewhere_is_shared_only_if_nothing_else_passes(tmp_path
     )
     exact = fleet.read([vnni, report(tmp_path / "e", "arm64", [rounding, unsigned])])
     assert str(exact.shared("m")) == "quantized-s8 (s8)"
+
+
+def test_nothing_is_recommended_of_a_model_that_failed_itself_anywhere(tmp_path):
+    """Whatever its files did: scores of another reference say nothing of them."""
+    variants = [variant("plain", "p", 1e-6, 1.0), variant("O2", "o", 2e-6, 1.3)]
+    failure = Failure("m", "", "reference_is_the_approved_one", "m reference: it drifted")
+    first = report(tmp_path / "a", "avx512_vnni", variants)
+    assert str(fleet.read([first]).shared("m")) == "O2 (o)"
+    second = report(tmp_path / "b", "avx2", variants, failures=[failure], verdict=Status.FAIL)
+    merged = fleet.read([first, second])
+    assert merged.shared("m") is None
+    told = "no file is recommended for all machines: reference_is_the_approved_one failed on avx2"
+    assert merged.recommend("m") == told
+    assert merged.preferences("m").rows == []
+
+
+@pytest.mark.parametrize(
+    ("models", "reason"),
+    [([], "no report of it"), ([ModelResult("m", "", "embedding", reason="no checkpoint here")], "no checkpoint here")],
+)
+def test_nothing_is_recommended_of_a_model_that_was_not_judged_everywhere(tmp_path, models, reason):
+    first = report(tmp_path / "a", "avx512_vnni", [variant("plain", "p", 1e-6, 1.0)])
+    second = report(tmp_path / "b", "avx2", [], models=models)
+    merged = fleet.read([first, second])
+    assert merged.shared("m") is None
+    assert merged.recommend("m") == f"no file is recommended for all machines: it was not judged on avx2: {reason}"
+    assert [row[0] for row in merged.preferences("m").rows] == ["avx512_vnni"], "which may have it for itself"
+
+
+def test_file_that_no_test_compared_somewhere_is_not_recommended(tmp_path):
+    compared, timed = variant("plain", "p", 1e-6, 1.0), variant("plain", "p", 1e-6, 1.0, closeness={}, drift={})
+    folders = [report(tmp_path / "a", "avx512_vnni", [compared]), report(tmp_path / "b", "avx2", [timed])]
+    assert fleet.read(folders[:1]).shared("m") is not None
+    assert fleet.read(folders).shared("m") is None
+    assert fleet.read(folders).matrix("m").rows == [("plain", "p", "1e-6 pass", "not judged")]
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_file_that_failed_under_one_of_its_names_is_not_recommended(tmp_path, last):
+    good, bad = variant("quantized", "q", 0.03), variant("quantized-u8", "q", 0.03, status=Status.FAIL)
+    failure = Failure("m", "quantized-u8", "weights_are_the_checkpoints", "m quantized-u8: wrong")
+    variants = [good, bad] if last else [bad, good]
+    merged = fleet.read([report(tmp_path, "avx2", variants, failures=[failure], verdict=Status.FAIL)])
+    assert merged.shared("m") is None
+    assert merged.matrix("m").rows[0][2] == "0.03 fail"
+
+
+def test_jobs_of_one_machine_are_one_report(tmp_path):
+    """A job for each model: as if one run had judged them."""
+    names, variants = ("m", "n", "o"), [variant("plain", "p", 1e-6, 1.0)]
+    failure = Failure("n", "plain", "scores_stay_within_ceiling", "n plain: too far")
+    red = [msgspec.structs.replace(variants[0], status=Status.FAIL)]
+    folders = [
+        report(
+            tmp_path / name, "avx2", [], models=[ModelResult(name, "sha256:m", "embedding", variants=of_model)],
+            failures=[failure] if of_model is red else [], verdict=Status.FAIL if of_model is red else Status.PASS,
+        )
+        for name, of_model in zip(names, (variants, red, variants), strict=True)
+    ]  # fmt: skip
+    merged = fleet.merge(folders, tmp_path / "all")
+    assert [place.name for place in merged.places] == ["avx2"]
+    assert list(merged.tasks) == list(names)
+    assert [merged.shared(name) is None for name in names] == [False, True, False]
+    whole = files.read(tmp_path / "all" / "gate.json")
+    assert [model.name for model in whole.models] == list(names)
+    assert (whole.verdict, whole.failures) == (Status.FAIL, [failure])
+    assert [(part.number, part.models) for part in whole.parts] == [(1, ["m"]), (2, ["n"]), (3, ["o"])]
+
+
+def test_job_that_lacked_a_model_takes_nothing_away(tmp_path):
+    lacking = ModelResult("m", "", "embedding", reason="no checkpoint here")
+    first = report(tmp_path / "a", "avx2", [], models=[lacking], verdict=Status.NOT_JUDGED)
+    for order in (1, -1):
+        folders = [first, report(tmp_path / "b", "avx2", [variant("plain", "p", 1e-6)])][::order]
+        assert fleet.read(folders).recommend("m").startswith("share plain (p)")
+        assert fleet.read(folders).verdict == Status.PASS
+
+
+def test_jobs_of_one_machine_with_other_versions_are_refused(tmp_path):
+    folders = [
+        report(
+            tmp_path / torch, "avx2", [], models=[ModelResult(torch, "", "embedding")],
+            versions={"onnxruntime": "1.32.0", "torch": torch},
+        )
+        for torch in ("2.8", "2.9")
+    ]  # fmt: skip
+    with pytest.raises(fleet.CannotMerge, match="are of one machine and have other versions of torch: leave one out"):
+        fleet.read(folders)
+
+
+def test_headline_explains_verdicts_that_need_a_word(tmp_path):
+    """In every form, and in plain words."""
+    unbaselined = variant("plain", "p", 1e-6, status=Status.UNBASELINED, drift={})
+    timed = variant("O2", "o", 1e-6, 1.0, closeness={}, drift={})
+    undecided = [Undecided(Measurement(Quantity.LATENCY, 1, length), "noisy") for length in (16, 128, 512)]
+    unsupported = VariantResult("O4", status=Status.UNSUPPORTED, reason="O4 needs CUDA. Without it nothing is fused.")
+    unbaselined.undecided = undecided
+    folders = [
+        report(tmp_path / "a", "avx2", [unbaselined, timed, unsupported]),
+        report(tmp_path / "b", "sse", [variant("plain", "p", 1e-6)]),
+    ]
+    shown = io.StringIO()
+    fleet.show(fleet.merge(folders, tmp_path / "all"), Console(file=shown, width=1000))
+    assert shown.getvalue().splitlines()[-1].startswith("PASS: no failed checks in 2 runs. Unbaselined on avx2 means: ")
+    for text in (shown.getvalue(), *((tmp_path / "all" / name).read_text() for name in ("fleet.md", "fleet.html"))):
+        assert "Unbaselined on avx2 means: within the ceiling, and nothing is approved there yet" in text
+        assert "--approve records it. Not judged on avx2 means: no test compared its scores" in text
+        assert text.count("undecided") == 1
+        assert "avx2: undecided: 3 measurements of m: for instance m plain 1x16: noisy" in text
+        for heading in ("Which file passes on which machine", "The best file for each machine alone"):
+            assert heading in text or text is shown.getvalue()
+        for word in ("preferred artifact", "shared artifact", "rather have", "Who passes", "judged here"):
+            assert word not in text
+
+
+def test_variant_that_no_machine_can_judge_is_one_line(tmp_path):
+    unsupported = VariantResult("O4", status=Status.UNSUPPORTED, reason="O4 needs CUDA. Without it nothing is fused.")
+    variants = [variant("plain", "p", 1e-6), unsupported]
+    merged = fleet.read([report(tmp_path / tier, tier, variants) for tier in ("avx2", "sse")])
+    assert [row[0] for row in merged.matrix("m").rows] == ["plain"]
+    assert list(merged.remarks()) == ["m: O4 is unsupported on every machine: O4 needs CUDA"]
+    gpu = report(tmp_path / "gpu", "cuda", [variant("plain", "p", 1e-6), variant("O4", "", 1e-4)])
+    assert [row[0] for row in fleet.read([tmp_path / "avx2", gpu]).matrix("m").rows] == ["plain", "O4"]
 
 
 def test_one_file_may_have_two_names(tmp_path):

@@ -10,7 +10,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from fixtures.export.onnx_export import finish_tokenizer
 from fixtures.models.length_limits import SOURCES, LengthLimits, read_limits
 from fixtures.models.settings import ModelError
-from fixtures.report import table, terminal
+from fixtures.report import length_tables, terminal
 from fixtures.report.results import MachineRecord, ModelResult, Results, VariantResult
 from suites.meta.house import EMBEDDER
 
@@ -116,7 +116,7 @@ def test_report_shows_all_lengths_and_the_terminal_those_that_disagree():
     variant = VariantResult("plain", length_limits=LengthLimits(truncation=256, model_max_length=512))
     model = ModelResult("minilm", "sha256:0", "embedding", variants=[variant], max_length=256)
     model.length_limits = LengthLimits(128, 128, None, 512, 256, 512)
-    rows = {where: cells for where, _, *cells in table.lengths(model).rows}
+    rows = {where: cells for where, _, *cells in length_tables.lengths(model).rows}
     assert rows["max_length in model.toml"] == ["256", "-"]
     assert rows["truncation.max_length in tokenizer.json"] == ["128", "256"]
     assert rows["padding.strategy.Fixed in tokenizer.json"] == ["128", "-"]

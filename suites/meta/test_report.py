@@ -5,16 +5,19 @@ import math
 import re
 from html.parser import HTMLParser
 
+import markdown_it
 import msgspec
 import pytest
 
 from fixtures.latency.records import Cell, Measurement, Quantity, Undecided
+from fixtures.models.length_limits import LengthLimits
 from fixtures.report import files, terminal
 from fixtures.report.conclusions import conclude
-from fixtures.report.results import Failure, MachineRecord, ModelResult, Results, Status, VariantResult
-from fixtures.report.table import summary
+from fixtures.report.results import Check, Failure, MachineRecord, ModelResult, Results, Status, VariantResult
+from fixtures.report.table import summary, without_unsupported
 from fixtures.scoring.tasks import TASKS
 
+REFERENCE_AT_16 = Measurement(Quantity.LATENCY, 1, 16)
 NASTY = "no approved scores | for <b>this</b> tier\nand a second line"
 NO_GPU = "O4 needs CUDAExecutionProvider, and this machine has CPUExecutionProvider"
 CLOSE = {
@@ -144,24 +147,119 @@ def test_terminal_fits_and_cuts_nothing(results, width, color):
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in text
     assert "..." not in text
-    for row in (row for model in results.models for row in summary(model).rows):
+    for row in (row for model in results.models for row in summary(without_unsupported(model)).rows):
         line = re.compile("^" + r" +".join(map(re.escape, row)) + "$", re.MULTILINE)
         assert line.search(text), f"{row} is on no single line of\n{text}"
 
 
-def test_terminal_names_each_judged_file_and_folds_no_path(results):
-    """Below the folder that they share; whole where there is one. What was not built has none."""
-    store = "/home/somebody/a-rather-long-name-of-a-folder/.cache/exportgate/store/artifacts"
+def full(results):
+    """Let two models have all eight variants with latencies, and everything that a run may remark on."""
+    missing = REFERENCE_AT_16, "after 10 pairs the ratio is known to 11% only"
+    for model_ in results.models:
+        others = [judged(model_.task, name, 1.1) for name in ("O1", "O3")]
+        model_.variants = [*model_.variants[:2], *others, *model_.variants[2:]]
+        model_.variants[-1].closeness = model_.variants[0].closeness
+        model_.max_length, model_.length_limits = 256, LengthLimits(128, 128, None, 512, 256, 512)
+        for variant in model_.variants:
+            if variant.status != Status.UNSUPPORTED:
+                variant.path = f"/root/.cache/exportgate/artifacts/{variant.variant:0>32}/model.onnx"
+                variant.undecided = [Undecided(*missing)] * 2
+                variant.stale = [f"{variant.variant} is 1.2 times faster (1.1 to 1.3); --approve records it"]
+                variant.ready_made = ["inputs ids as input_ids, input_mask as attention_mask"]
+    return results
+
+
+@pytest.mark.parametrize("failures", [0, 3, 30])
+@pytest.mark.parametrize("width", [80, 160])
+def test_terminal_has_forty_lines_for_two_models(results, width, failures):
+    """What does not fit is named; tables, recommendations, verdict and what the run has to say always fit."""
+    results = full(results)
+    failure = Failure(
+        "minilm-l6", "O1", "scores_do_not_drift", "minilm-l6 O1: max_abs_error 0.0214 breaks its tolerance"
+    )
+    results.failures = [msgspec.structs.replace(failure, check=f"check_{index}") for index in range(failures)]
+    conclude(results, passed=True)
+    closing = [terminal.Line("letters above: s 13 skipped", fold=True), terminal.Line("report: build/report")]
+    lines = terminal.render(results, width, False, closing).splitlines()
+    assert [len(model_.variants) for model_ in results.models] == [8, 8]
+    assert 25 < len(lines) <= 40
+    assert max(map(len, lines)) <= width
+    verdict = next(index for index, line in enumerate(lines) if line.startswith(results.verdict.upper()))
+    assert lines[verdict - 2 : verdict] == [line.text for line in closing]
+    (left_out,) = [line for line in lines if line.startswith("not shown here, and in gate.md: ")] or [""]
+    shown = sum(line.startswith("fail: ") for line in lines)
+    assert shown == failures or f"failed checks ({failures - shown})" in left_out
+    assert shown >= min(failures, terminal.SHOWN_FAILURES)
+
+
+def test_terminal_of_many_models_shows_each(results):
+    results = full(results)
+    results.models = [msgspec.structs.replace(results.models[0], name=f"m{index}") for index in range(9)]
+    lines = terminal.render(results, 80, False).splitlines()
+    assert all(any(line.startswith(f"m{index} (embedding)") for line in lines) for index in range(9))
+    assert len(lines) <= 40 + 7 * 15
+
+
+def test_terminal_says_undecided_once_with_a_reason(results):
+    text = " ".join(terminal.render(full(results), 160, False).split())
+    assert text.count("undecided") == 1
+    assert (
+        "undecided: 28 measurements of minilm-l6, minilm-reranker: for instance minilm-l6 plain 1x16: after 10" in text
+    )
+
+
+def test_terminal_says_stale_baselines_once(results):
+    text = " ".join(terminal.render(full(results), 160, False).split())
+    assert text.count("stale baseline: plain, O2, O1, O3, ") == 1
+    assert "of minilm-l6, minilm-reranker: faster than they were approved; --approve records them" in text
+
+
+def test_unsupported_rows_are_one_line(results):
+    text = terminal.render(results, 160, False)
+    assert text.count("O4") == 2, "its name and its reason, and no row"
+    assert text.count("unsupported: O4 of minilm-l6, minilm-reranker: O4 needs CUDAExecutionProvider") == 1
+
+
+def test_long_reason_ends_with_its_first_sentence(results):
+    for model_ in results.models:
+        model_.variants[2].reason = "O4 needs CUDA 1.2. Without it Optimum fuses nothing."
+    assert "minilm-reranker: O4 needs CUDA 1.2\n" in terminal.render(results, 160, False)
+
+
+@pytest.mark.parametrize("drift", [{}, {"max_abs_error": 0.0}])
+def test_verdict_never_stands_beside_words_that_nobody_explains(results, tmp_path, drift):
+    """A pass over variants that nothing was approved of, and over variants that no test compared."""
+    reason = "no approved scores for tier avx2; --approve records them"
+    results.failures = []
+    results.models = [
+        ModelResult(
+            "minilm-l6", "sha256:0", "embedding",
+            variants=[
+                judged("embedding", "plain", 1.0, status=Status.UNBASELINED, reason=reason, drift={}),
+                judged("embedding", "O1", 1.0, closeness={}, drift=drift),
+            ],
+        )
+    ]  # fmt: skip
+    conclude(results, passed=True)
+    files.write(results, tmp_path)
+    forms = terminal.render(results, 80, False), *((tmp_path / name).read_text() for name in ("gate.md", "index.html"))
+    for text in (" ".join(form.split()) for form in forms):
+        assert f"Unbaselined means: within the ceiling, but {reason}" in text
+        assert "Not judged means: no test of this run compared its scores; suites/accuracy does" in text
+
+
+def test_terminal_names_the_file_to_deploy_and_folds_no_path(results):
+    """That of the recommended variant, or of the only one that was judged."""
+    folder = "/home/somebody/a-rather-long-name-of-a-folder/.cache/exportgate/store/artifacts"
     first, second = results.models
-    for variant in first.variants[:3]:
-        variant.path = f"{store}/{'0' * 32}/model.onnx"
-    first.variants[4].path = f"{store}/{'1' * 32}/model.onnx"
-    second.variants[0].path = "/data/ours.onnx"
+    first.variants[0].path = "/data/ours.onnx"
+    second.variants[0].path, second.variants[3].path = f"{folder}/0/model.onnx", f"{folder}/1/model.onnx"
+    assert second.choices[0].variant == second.variants[3].variant
     for width in (80, 160):
         text = terminal.render(results, width, False)
-        assert f"files in {store}:\n  plain, O2, O4  {'0' * 32}/model.onnx\n" in text
-        assert f"\n  O3-quantized   {'1' * 32}/model.onnx\n" in text
-        assert "\nfile of plain: /data/ours.onnx\n" in text
+        assert f"\n{folder}/1/model.onnx\n" in text
+        assert f"{folder}/0" not in text
+        assert "\n/data/ours.onnx\n" in text
 
 
 def test_every_form_names_each_judged_file_whole(results, tmp_path):
@@ -188,18 +286,17 @@ def test_terminal_has_colours_only_on_request(results):
 def test_terminal_says_each_reason_once_and_of_whom(results):
     text = terminal.render(results, 160, False)
     assert text.count(NO_GPU) == 1
-    assert "unsupported: O4 of minilm-l6, minilm-reranker\n" in text
-    assert "fail: minilm-l6 (the model itself)\n" in text
+    assert "\nfail: minilm-l6 (the model itself): reference_is_the_approved_one: it drifted\n" in text
 
 
-def test_terminal_ends_with_recommendations_and_the_verdict(results):
-    lines = terminal.render(results, 160, False).splitlines()
-    last = [line.split(":")[0] for line in lines[-8:]]
-    assert last[:2] == ["minilm-l6", "minilm-reranker"]
-    assert last[2:-1] == [f"  {choice.goal}" for choice in results.models[1].choices] + [
-        "  Pareto front of latency, size and error"
-    ]
-    assert last[-1] == "FAIL"
+def test_terminal_ends_with_the_verdict_behind_what_the_run_says(results):
+    closing = [terminal.Line("approved it", "red"), terminal.Line("report: build/report")]
+    lines = terminal.render(results, 160, False, closing).splitlines()
+    assert lines[-4:-2] == ["approved it", "report: build/report"]
+    assert lines[-2].startswith("FAIL: 3 failed checks: of 12 variants 4 pass, 2 fail")
+    _, throughput, size, error = results.models[1].choices
+    goals = "; ".join(f"{choice.goal}: {choice.variant}" for choice in (throughput, size, error))
+    assert [line for line in lines if "highest throughput" in line] == [f"  {goals}"]
 
 
 # ------------------------------------------------------------------------------------------ JSON
@@ -276,8 +373,8 @@ def markdown_tables(text):
 
 def test_markdown_rows_have_the_cells_of_their_header(report, results):
     tables = markdown_tables((report / "gate.md").read_text("utf-8"))
-    assert len(tables) == 2 * 4 + 1  # summary, closeness, latency, footprint; what to deploy, of one
-    assert [len(rows) for rows in tables[:2]] == [2 + len(model.variants) for model in results.models]
+    assert len(tables) == 2 * 4 + 1  # summary, closeness, latency, footprint; what to deploy, of the reranker
+    assert [len(rows) for rows in tables[:2]] == [2 + len(model.variants) - 1 for model in results.models]  # without O4
     for rows in tables:
         assert {len(cells) for cells in rows} == {len(rows[0])}
 
@@ -298,6 +395,84 @@ def test_markdown_says_everything(report, results):
         assert phrase in text
     for failure in results.failures:
         assert re.search(rf"^(`{{3,}})text\n{re.escape(failure.message)}\n\1$", text, re.MULTILINE)
+
+
+def unfolded(text):
+    """Return the lines that a page shows before anybody unfolds anything, without blank ones."""
+    shown = re.sub(r"<details>(<summary>.*?</summary>).*?^</details>", r"\1", text, flags=re.DOTALL | re.MULTILINE)
+    return [line for line in shown.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("failures", [0, 1, 2, 30])
+def test_markdown_has_fewer_than_sixty_lines_unfolded(results, tmp_path, failures):
+    """Failures first, the first of them whole and open, all others whole and folded; nothing is missing."""
+    results = full(results)
+    message = "minilm-l6 O1: breaks\n" + "  a line\n" * 7 + "  reproduce: tox run -e gate -- 'suites/accuracy'"
+    results.failures = [Failure("minilm-l6", "O1", f"check_{index}", message) for index in range(failures)]
+    conclude(results, passed=True)
+    files.write(results, tmp_path)
+    text = (tmp_path / "gate.md").read_text("utf-8")
+    lines = unfolded(text)
+    assert 30 < len(lines) < 60
+    assert text.count(message) == failures
+    assert "\n".join(lines).count(message) == min(failures, 1)
+    if failures:
+        assert lines[2:4] == ["## Failures", "### minilm-l6 O1: check_0"]
+    undecided = (
+        "- undecided: 28 measurements of minilm-l6, minilm-reranker: for instance minilm-l6 plain 1x16: after 10"
+    )
+    assert sum(line.startswith(undecided) for line in lines) == 1
+    assert sum(line.startswith("- stale baseline: ") for line in lines) == 1
+
+
+def test_markdown_folds_a_first_failure_that_is_too_long(results, tmp_path):
+    results.failures[0].message = "first\n" + "  a line\n" * 50 + "  reproduce: it"
+    files.write(results, tmp_path)
+    text = (tmp_path / "gate.md").read_text("utf-8")
+    assert "<summary>3 failed checks</summary>" in text
+    assert len(unfolded(text)) < 60
+    assert results.failures[0].message in text
+
+
+def test_markdown_leaves_out_what_github_would_not_take_and_says_so(results, tmp_path):
+    """Details first; then failures, of which gate.json and index.html have all."""
+    files.write(results, tmp_path)
+    assert "Left out here" not in (tmp_path / "gate.md").read_text("utf-8")
+    for model_ in results.models:
+        model_.variants[0].checks = {f"check_{'x' * 900}_{index}": Check(Status.PASS) for index in range(40)}
+    files.write(results, tmp_path)
+    text = (tmp_path / "gate.md").read_text("utf-8")
+    assert len(text) < 65_536
+    assert text.endswith("and in index.html: Conformance, Closeness, Latency, Footprint.\n")
+    results.failures = [Failure("m", "O1", f"check_{index}", "y" * 900) for index in range(200)]
+    files.write(results, tmp_path)
+    text = (tmp_path / "gate.md").read_text("utf-8")
+    assert len(text) < 65_536
+    ((shown, count),) = re.findall(r"<summary>(\d+) of (\d+) more failed checks, all of them in index.html", text)
+    assert int(count) + text.partition("<details>")[0].count("### m O1: check_") == 200
+    assert text.count("### m O1: check_") == int(shown) + 200 - int(count)
+    assert (tmp_path / "index.html").read_text("utf-8").count("y" * 900) == 200
+
+
+def test_markdown_renders_as_folded_parts_and_tables_and_no_foreign_markup(results, tmp_path):
+    """As CommonMark with tables, which is what GitHub adds. A text closes no part and begins no tag."""
+    hostile = "</details>\n\n<script>alert(1)</script>\n```\n# heading"
+    results.models[0].name = "</summary><b>*a*"
+    results.failures = [Failure("m", "O1", f"check_{index}", hostile) for index in range(9)]
+    files.write(results, tmp_path)
+    text = (tmp_path / "gate.md").read_text("utf-8")
+    tokens = markdown_it.MarkdownIt("commonmark").enable("table").parse(text)
+    html = [token.content.strip() for token in tokens if token.type == "html_block"]
+    assert [tag for tag in html if tag.startswith("<details>")][1] == (
+        "<details><summary>&lt;/summary&gt;&lt;b&gt;*a* in detail</summary>"
+    )
+    assert html == [tag for pair in zip(html[::2], ["</details>"] * len(html), strict=False) for tag in pair]
+    assert len(html) == 2 * (1 + 2 + 1 + 1)  # failures, models, remarks, machine
+    assert sum(token.type == "table_open" for token in tokens) == len(markdown_tables(text))
+    assert [token.content for token in tokens if token.type == "fence"] == [f"{hostile}\n"] * 9
+    assert "heading" not in {token.content for token in tokens if token.type == "inline"}
+    inline = [child for token in tokens for child in token.children or () if child.type == "html_inline"]
+    assert inline == []
 
 
 # ------------------------------------------------------------------------------------------ HTML
