@@ -420,7 +420,7 @@ def test_tolerance_is_wider_across_minor_versions_only():
 
 def test_changes_name_everything_that_differs():
     current = Provenance("sha256:1", {"onnxruntime": "1.32.1", "torch": "2"}, "avx2", "another", "2026-02-01")
-    assert tolerances.changes(PROVENANCE, current) == [
+    assert [str(change) for change in tolerances.changes(PROVENANCE, current)] == [
         f"checkpoint {PROVENANCE.digest} -> sha256:1",
         "processor a processor -> another",
         "onnxruntime 1.32.0 -> 1.32.1",

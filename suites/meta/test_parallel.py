@@ -59,7 +59,8 @@ def test_failure_is_reported_with_its_line_to_reproduce(house):
     assert (failure["model"], failure["variant"], failure["check"]) == (
         "tiny-2", "quantized", "scores_stay_within_ceiling",
     )  # fmt: skip
-    assert "reproduce: tox run -e gate -- 'suites/accuracy/test_scores.py::" in failure["message"]
+    assert failure["reproduce"].startswith("tox run -e gate -- 'suites/accuracy/test_scores.py::")
+    assert failure["message"].endswith(f"\n  reproduce: {failure['reproduce']}")
 
 
 def test_nothing_is_timed_beside_others(house):

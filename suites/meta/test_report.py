@@ -309,7 +309,7 @@ def test_json_is_strict_and_keeps_its_contract(report):
     content = json.loads((report / "gate.json").read_text("utf-8"), parse_constant=refuse)
     assert content.keys() >= {"schema", "verdict", "machine", "versions", "failures", "models"}
     assert content["machine"].keys() >= {"arch", "tier", "cpu", "cores", "providers"}
-    assert content["failures"][0].keys() == {"model", "variant", "check", "message"}
+    assert content["failures"][0].keys() == {"model", "variant", "check", "message", "reproduce"}
     assert content["models"][0].keys() >= {"name", "digest", "task", "variants", "recommendation"}
     failing = content["models"][0]["variants"][4]
     assert failing.keys() >= {

@@ -179,7 +179,12 @@ def test_candidate_that_means_the_same_passes(shop):
     assert house.statuses() == {"plain": "pass", "quantized": "pass"}
     update = house.gate()["models"][0]["update"]
     assert 0 < update["max_similarity_change"] < DEFAULTS["max_similarity_change"]
-    assert len(house.gate()["models"][0]["moved"]) == SHOWN
+    moved = house.gate()["models"][0]["moved_probes"]
+    assert len(moved) == SHOWN
+    for entry in moved:
+        assert (len(entry["probes"]), entry["kind"]) == (2, "cosine"), "two texts whose similarity moved"
+        assert entry["error"] == pytest.approx(abs(entry["before"]["value"] - entry["after"]["value"]))
+    assert moved[0]["error"] == pytest.approx(update["max_similarity_change"])
 
 
 def test_candidate_that_means_something_else_fails_and_says_what_moved(shop):
@@ -199,6 +204,11 @@ def test_candidate_that_means_something_else_fails_and_says_what_moved(shop):
     page = (house.report / "gate.md").read_text()
     assert "Change of meaning of bert" in page
     assert "Probes that moved most of bert" in page
+    assert "Nearest neighbours that changed of bert" in page
+    (model,) = house.gate()["models"]
+    since = model["since_approval"]
+    assert {change["what"] for change in since["changes"]} == {"checkpoint"}
+    assert since["digest"] == model["approved"]
 
 
 def test_update_limits_are_those_of_model_toml(shop, tmp_path):
