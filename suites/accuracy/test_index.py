@@ -6,7 +6,9 @@ import pytest
 
 from fixtures.gate.case import Case
 from fixtures.gate.index_verdicts import judge_index, judge_norms
+from fixtures.gate.retrieved import judge_index_quality, why_not_found_in_indexes
 from fixtures.plugin.outcomes import inapplicable, require
+from fixtures.retrieval.quality import Quality
 from fixtures.scoring.index import IndexCloseness, Norms
 
 pytestmark = pytest.mark.scores
@@ -18,6 +20,16 @@ def test_index_keeps_neighbours(indexed: Case, index: Sequence[IndexCloseness]) 
     if settings is None or settings.max_overlap_loss is None:
         inapplicable("[index] has no max_overlap_loss; the report says what is lost")
     require(judge_index(indexed, index, settings.max_overlap_loss))
+
+
+def test_index_finds_graded_passages(case: Case, quality: Quality) -> None:
+    """In an index, a variant loses no more of what people graded beyond what the index loses than it may."""
+    if not quality.indexes:
+        inapplicable(why_not_found_in_indexes(case.subject))
+    settings = case.subject.model.settings.index
+    if settings is None or settings.max_ndcg_loss is None:
+        inapplicable("[index] has no max_ndcg_loss; the report says what is lost")
+    require(judge_index_quality(case, quality))
 
 
 def test_cut_and_norm_come_in_the_references_order(indexed: Case, norms: tuple[Norms, Norms]) -> None:

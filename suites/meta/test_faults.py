@@ -53,6 +53,7 @@ MODELS = {
     "two-logits": Settings(task="rerank", source="seeded:bert@12", labels=2, positive="LABEL_1", max_length=64),
     "sparse": Settings(task="sparse", source="seeded:bert@16", max_length=64, pooling="max", activation="relu"),
     "tagger": Settings(task="token-classification", source="seeded:electra@8", labels=5, max_length=64),
+    "nli": Settings(task="pair-classification", source="seeded:roberta@18", labels=3, max_length=64),
     "answerer": Settings(task="question-answering", source="seeded:bert@10", labels=2, max_length=64),
 }
 REQUIRED_FAULTS = {
@@ -138,6 +139,8 @@ def claims(fault, sound_folders):
         if model == "sparse" and "sparse" not in fault.tasks:
             continue
         if model == "tagger" and "token-classification" not in fault.tasks:
+            continue
+        if model == "nli" and fault.tasks != ("pair-classification",):
             continue
         if model == "answerer" and "question-answering" not in fault.tasks:
             continue

@@ -6,15 +6,20 @@ import shutil
 import textwrap
 from pathlib import Path
 
+import ir_measures
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import numpy_helper
+from safetensors.numpy import load_file
 from sentence_transformers.util import normalize_embeddings, truncate_embeddings
 from sentence_transformers.util.quantization import quantize_embeddings
 
 from fixtures.export import seeded
 from fixtures.faults.fault import SEED, Site
 from fixtures.faults.table import FAULT
+from fixtures.gate import retrieved
 from fixtures.gate.case import Case
 from fixtures.gate.checks import INDEX as INDEX_CHECKS
 from fixtures.gate.index_verdicts import incomparable_in_indexes
@@ -24,22 +29,35 @@ from fixtures.models.matryoshka import read_matryoshka_widths
 from fixtures.models.sentence_transformers import NO_MODULES
 from fixtures.models.settings import ModelError
 from fixtures.models.widths import check_widths
+from fixtures.retrieval.indexes import IndexRankings
+from fixtures.retrieval.quality import GRADES
+from fixtures.retrieval.ranking import NOTHING
+from fixtures.retrieval.retrieve import RUN_FILE
+from fixtures.runtimes.opening import open_session
+from fixtures.runtimes.session import Runtime
+from fixtures.runtimes.torch_runtime import TorchRuntime
 from fixtures.scoring import closeness
 from fixtures.scoring.closeness import Layout
 from fixtures.scoring.embedding_quantization import quantize, ranges_of, signs
 from fixtures.scoring.index import NormOrder, compare_in_indexes, cut, norms_of
+from fixtures.scoring.own_files import QRELS_FILE, read_passages, read_qrels, read_queries
+from fixtures.scoring.scores import score
 from suites.accuracy import test_index
 from suites.meta.calls import stand_in
 from suites.meta.conftest import models_read
-from suites.meta.house import EMBEDDER, LOOSE, ROOT
+from suites.meta.house import EMBEDDER, LOOSE, ROOT, House
+from suites.meta.test_own_probes import beir
 
 SUITE = "suites/accuracy/test_index.py"
 ZOO = (ROOT / "baselines" / "zoo" / "bert-embedder" / "model.toml").read_text()
+TRAINED = (ROOT / "baselines" / "minilm-l6" / "model.toml").read_text()
+PROBES = '[probes]\npath = "beir"\nlimit = 40\n'
 INDEX = "[index]\nwidths = [8, 32]\n"
 RANDOM = np.random.default_rng(6)
 CALIBRATION, EMBEDDINGS = (RANDOM.normal(size=(rows, 21)).astype(np.float32) for rows in (40, 60))
 CALIBRATION[:, 3], EMBEDDINGS[:5, 4], EMBEDDINGS[7] = 0.5, 0, 0
 LAYOUT = Layout(np.ones(60, np.int64), [None] * 60, [None] * 60)
+FOUND_IN = ["float32@4", "float32@384", "int8", "binary"]
 NAMES = ["float32@8", "float32@32", "int8", "binary"]
 
 
@@ -234,7 +252,7 @@ def test_index_is_measured_judged_and_shown(house):
     house.add("bert-embedder", ZOO + INDEX + "max_overlap_loss = 0.05\n")
     run = house.run("--variant", "plain", suite=SUITE)
     assert run.returncode == 0, run.text
-    assert "1 passed, 1 not applicable" in run.text
+    assert "1 passed, 2 not applicable" in run.text
     rows = rows_of(house)
     assert list(rows) == NAMES
     assert [row["bytes_per_vector"] for row in rows.values()] == [32, 128, 32, 4]
@@ -277,9 +295,153 @@ def test_embeddings_that_cannot_be_compared_are_told():
 def test_without_an_index_nothing_is_measured(house):
     house.add("bert-embedder", ZOO)
     run = house.run("--variant", "plain", suite=SUITE)
-    assert "2 not applicable" in run.text
+    assert "3 not applicable" in run.text
     assert rows_of(house) == {}
     assert "index" not in (house.report / "gate.md").read_text().replace("index.html", "")
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory, shared_store):
+    """A model with graded passages and an index, after a run over them."""
+    house = House(tmp_path_factory.mktemp("searched"), shared_store)
+    text = TRAINED + PROBES + "[index]\nwidths = [4, 384]\nmax_ndcg_loss = 0.05\n"
+    beir(house.add("embedder", text) / "beir", queries=40)
+    return house, house.run("--variant", "plain", "--variant", "quantized", suite=SUITE)
+
+
+def grades_by_hand(queries, passages, names, qrels):
+    """Return name of a grade -> (queries,), of a ranking by the dot products of float64 vectors."""
+    order = np.argsort(-(queries.astype(float) @ passages.astype(float).T), axis=1, kind="stable")[:, :100]
+    ids = list(qrels)
+    run = {
+        query: {names[row]: float(-place) for place, row in enumerate(ranked)}
+        for query, ranked in zip(ids, order.tolist(), strict=True)
+    }
+    results = list(ir_measures.iter_calc([ir_measures.parse_measure(name) for name in GRADES.values()], qrels, run))
+    values = {(str(result.measure), result.query_id): result.value for result in results}
+    return {name: np.array([values[called, query] for query in ids]) for name, called in GRADES.items()}
+
+
+@pytest.mark.parametrize("judged", ["reference", "quantized"])
+def test_grades_in_an_index_are_those_by_hand(searched, judged):
+    """Of sentence-transformers' own integers and cuts of all embeddings at once, whose nDCG ir-measures computes."""
+    house, _ = searched
+    gate = house.start(variant=["quantized"])
+    (case,) = gate.cases_of(gate.subjects[0])
+    subject = case.subject
+    reads_reference = judged == "reference"
+    step = retrieved.plan_reference(subject) if reads_reference else retrieved.plan(case)
+    runtime: Runtime = open_session(case.file, 1, case.provider)
+    if reads_reference:
+        runtime = TorchRuntime(subject.weights_folder, "AutoModel", 1)
+    files = subject.plan.own.files
+    qrels, asked = read_qrels(files[QRELS_FILE]), read_queries(files)
+    names, texts = zip(*read_passages(files), strict=True)
+    queries, passages = (
+        score(runtime, case.encode([(text, None) for text in part]), subject.scoring)
+        for part in (asked.values(), texts)
+    )
+    qrels = {query: qrels[query] for query in asked}
+    run = load_file(case.context.artifact(step).folder / RUN_FILE)
+    spread = set()
+    for index in FOUND_IN:
+        if index.startswith("float32"):
+            width = int(index.partition("@")[2])
+            made = [
+                normalize_embeddings(truncate_embeddings(torch.from_numpy(part), width)).numpy()
+                for part in (queries, passages)
+            ]
+        elif index == "int8":
+            made = [
+                quantize_embeddings(part, "int8", calibration_embeddings=subject.reference)
+                for part in (queries, passages)
+            ]
+        else:
+            bits = [quantize_embeddings(part, "ubinary") for part in (queries, passages)]
+            made = [np.unpackbits(part, axis=1).astype(float) * 2 - 1 for part in bits]
+        for grade, expected in grades_by_hand(made[0], made[1], names, qrels).items():
+            np.testing.assert_allclose(run[f"{grade} in {index}"], expected, atol=1e-6)
+            spread.add(float(expected.mean()))
+    assert len(spread) > 6, "indexes lose differently"
+
+
+def test_losses_in_an_index_are_measured_and_shown(searched):
+    house, run = searched
+    assert run.returncode == 0, run.text
+    (model,) = house.gate()["models"]
+    plain, quantized = ({row["index"]: row for row in variant["quality"]["indexes"]} for variant in model["variants"])
+    assert list(plain) == FOUND_IN
+    by_grade = {loss["grade"]: loss for loss in plain["float32@4"]["to_index"]}
+    whole = {loss["grade"]: loss for loss in model["variants"][0]["quality"]["losses"]}
+    assert by_grade.keys() == whole.keys() == set(GRADES)
+    for grade, loss in by_grade.items():
+        assert loss["reference"] == whole[grade]["reference"]
+        assert loss["low"] <= loss["loss"] <= loss["high"]
+    assert by_grade["ndcg_at_10"]["loss"] > 0.05
+    assert {loss["loss"] for loss in plain["float32@384"]["to_index"] + plain["float32@384"]["to_variant"]} == {0}
+    for row in quantized.values():
+        for alone, beyond in zip(row["to_index"], row["to_variant"], strict=True):
+            assert beyond["reference"] == alone["value"]
+            assert beyond["loss"] == pytest.approx(alone["value"] - beyond["value"])
+    page = (house.report / "gate.md").read_text()
+    assert "## Passages found in an index" in page
+    assert re.search(r"\| PyTorch \| float32@4 \| 16 \| 0\.\d+ \| \+0\.\d+ \(", page)
+    assert "| plain | float32@4 | 16 | " in page
+
+
+def test_artifact_that_finds_less_in_an_index_is_named(house, tmp_path):
+    """The artifact sees no words, only how many they are."""
+    text = TRAINED + PROBES + "[index]\nwidths = [4, 384]\nmax_ndcg_loss = 0.05\n"
+    beir(house.add("embedder", text) / "beir", queries=40)
+    assert house.run("--variant", "plain", suite=SUITE).returncode == 0
+    faulty = tmp_path / "faulty"
+    shutil.copytree(house.artifact("plain"), faulty)
+    model = onnx.load(faulty / "model.onnx")
+    (table,) = (tensor for tensor in model.graph.initializer if "word_embeddings" in tensor.name)
+    table.CopyFrom(numpy_helper.from_array(np.zeros_like(numpy_helper.to_array(table)), table.name))
+    onnx.save(model, faulty / "model.onnx")
+    run = house.run("--artifact", f"embedder:plain={faulty}", suite=SUITE)
+    assert run.returncode == 1, run.text
+    (failure,) = house.gate()["failures"]
+    assert failure["check"] == "index_finds_graded_passages"
+    assert re.search(
+        r"in index (\S+) its embeddings reach ndcg_at_10 0\.\d+, and the reference's own 0\.\d+: the loss of 0\.\d+ "
+        r"breaks max_ndcg_loss 0\.05\n(.*\n)*  \1 +ndcg_at_10 .*; broken\n",
+        failure["message"],
+    )
+
+
+def test_ranking_is_keyed_by_its_index_alone(house):
+    """Without an index, or without grades, a ranking is the step that it was before there were indexes."""
+    plans = []
+    for text, grades in ((ZOO + PROBES, True), (ZOO + PROBES + INDEX, True), (ZOO + PROBES + INDEX, False)):
+        shutil.rmtree(house.baselines, ignore_errors=True)
+        beir(house.add("bert-embedder", text) / "beir", grades=grades)
+        gate = house.start(variant=["plain"])
+        (case,) = gate.cases_of(gate.subjects[0])
+        plans.append([retrieved.plan(case), retrieved.plan_reference(case.subject)])
+    keys = [[(set(step.parameters), len(step.inputs)) for step in steps] for steps in plans]
+    assert keys[0] == keys[2]
+    for without, indexed in zip(keys[0], keys[1], strict=True):
+        assert indexed == (without[0] | {"index"}, without[1] + 1)
+
+
+def test_limit_that_nothing_is_measured_for_is_refused(house):
+    house.add("bert-embedder", ZOO + "[index]\nmax_ndcg_loss = 0.01\n")
+    text = house.usage_error()
+    assert "model.toml:" in text
+    assert "index.max_ndcg_loss: [probes] names no folder with qrels" in text
+
+
+def test_embeddings_that_are_not_finite_are_not_found():
+    embeddings = RANDOM.normal(size=(6, 8)).astype(np.float32)
+    embeddings[2, 1], embeddings[4] = np.nan, np.inf
+    rankings = IndexRankings(embeddings[:2], [4], ranges_of(embeddings[:2]))
+    rankings.add(0, embeddings[:3])
+    rankings.add(3, embeddings[3:])
+    for ranking in rankings.rankings.values():
+        assert sorted(ranking.rows[0, :4].tolist()) == [0, 1, 3, 5]
+        assert (ranking.rows[:, 4:] == NOTHING).all()
 
 
 def test_loss_to_a_variant_fails_unless_it_is_a_known_limit(house):

@@ -1,5 +1,6 @@
 """Texts of one's own: read row by row, drawn with a seed, and judged beside the built-in probes or instead of them."""
 
+import gzip
 import json
 
 import msgspec
@@ -18,7 +19,7 @@ from fixtures.scoring.own_files import (
     read_qrels,
     read_queries,
 )
-from fixtures.scoring.own_probes import CALIBRATION, find_own_probes, select_own, select_probes
+from fixtures.scoring.own_probes import CALIBRATION, FEWEST_CALIBRATING, find_own_probes, select_own, select_probes
 from fixtures.scoring.probes import PAIRS, TEXTS, Probe, prompt_of
 from fixtures.scoring.tokens import plan_tokens
 from suites.meta.house import LOOSE, House
@@ -263,6 +264,32 @@ def test_what_cannot_be_read_is_a_wrong_setting(tmp_path, make, problem):
         select_probes(model, find_own_probes(model), "texts")
 
 
+@pytest.mark.parametrize("kind", ["texts", "pairs"])
+def test_files_that_gzip_packed_are_read_as_they_were(tmp_path, kind):
+    selections = []
+    for name in ("whole", "packed"):
+        folder = tmp_path / name
+        files = beir(folder / "own.jsonl")
+        if name == "packed":
+            for file in (files[CORPUS_FILE], files[QUERIES_FILE]):
+                file.with_name(f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+                file.unlink()
+        selections.append(select_probes(model_of(folder), find_own_probes(model_of(folder)), kind))
+    assert selections[0] == selections[1]
+    assert selections[0].rows
+
+
+def test_packed_lines_are_read_and_damaged_ones_told(tmp_path):
+    packed = gzip.compress("".join(json.dumps(row) + "\n" for row in TICKETS).encode())
+    file = tmp_path / "own.jsonl"
+    file.write_bytes(packed)
+    assert drawn(file) == drawn(write_lines(tmp_path / "whole.jsonl", TICKETS))
+    for damaged in (packed[:-20], packed[:10] + b"\x07" * 50):
+        file.write_bytes(damaged)
+        with pytest.raises(RowError, match=r"own\.jsonl: is damaged behind line \d+, where gzip cannot unpack it"):
+            drawn(file)
+
+
 def test_digest_of_built_in_probes_is_what_baselines_have():
     """Language and role are not in it, unless a probe of one's own has a role."""
     probe = Probe("a", "text")
@@ -280,6 +307,7 @@ def test_gate_with_own_texts(tmp_path, shared_store):
     write_lines(house.baselines / "embedder" / "tickets.jsonl", TICKETS)
     run = house.run("--variant", "plain", "--variant", "static-quantized", "--approve", suite="suites/accuracy")
     assert run.returncode == 0, run.text
+    assert "few texts calibrate" not in run.text
     (model,) = house.gate()["models"]
     assert model["probes"] | {"digest": ""} == {
         "path": "tickets.jsonl", "digest": "", "seed": 0, "rows": 200, "judged": 16, "built_in": len(TEXTS),
@@ -290,7 +318,12 @@ def test_gate_with_own_texts(tmp_path, shared_store):
     assert any(tokens.get("own", {}).get("for_calibration") for tokens in calibrated)
     again = house.run("--variant", "plain", suite="suites/accuracy")
     assert again.returncode == 0, again.text
-    write_lines(house.baselines / "embedder" / "tickets.jsonl", TICKETS[:100])
+    few = write_lines(house.baselines / "embedder" / "tickets.jsonl", TICKETS[:40])
+    warning = f"few texts calibrate: embedder static-quantized: 24 of {few.name}, fewer than {FEWEST_CALIBRATING}"
+    assert warning in " ".join(house.run("--variant", "static-quantized", suite="suites/accuracy").text.split())
+    assert "few texts calibrate" in (house.report / "gate.md").read_text()
+    assert "few texts calibrate" not in house.run("--variant", "quantized", suite="suites/accuracy").text
+    write_lines(few, TICKETS[:100])
     changed = house.run("--variant", "plain", suite="suites/accuracy")
     assert changed.returncode == 1
     assert "the probes changed since the approval" in changed.text

@@ -5,6 +5,7 @@ import re
 import shutil
 from typing import Any
 
+import bm25s
 import numpy as np
 import onnx
 import pytest
@@ -15,20 +16,23 @@ from onnx import numpy_helper
 from safetensors.numpy import load_file, save_file
 
 from fixtures.build import progress
+from fixtures.build.step import Step
 from fixtures.export.variants import PRECISIONS
 from fixtures.gate import retrieved
 from fixtures.models.tables import OwnProbes
 from fixtures.retrieval.quality import CEILINGS, FEWEST_QUERIES, GRADES, LOSSES, Loss, grade, loss_of
 from fixtures.retrieval.ranking import NOTHING, Ranking, overlap, rank_correlation
-from fixtures.retrieval.retrieve import CANDIDATES_FILE, RUN_FILE, find_candidates
+from fixtures.retrieval.retrieve import CANDIDATES_FILE, RUN_FILE, find_candidates, plan_reference_run, take_candidates
+from fixtures.retrieval.terms import has_unspaced, terms_of
 from fixtures.scoring import scores
 from fixtures.scoring.fast_tokenizer import FastTokenizer
 from fixtures.scoring.head import POOLING_MASK
 from fixtures.scoring.own_files import QRELS_FILE, read_passages, read_qrels, read_queries
-from fixtures.scoring.own_probes import read_judged_queries
+from fixtures.scoring.own_probes import find_own_probes, read_judged_queries
 from fixtures.scoring.probes import is_query
+from suites.meta.conftest import models_read
 from suites.meta.house import LOOSE, ROOT, House
-from suites.meta.test_own_probes import RERANKER, beir
+from suites.meta.test_own_probes import RERANKER, beir, write_lines
 
 EMBEDDER = 'task = "embedding"\nsource = "seeded:bert@7"\nmax_length = 64\npooling = "mean"\nnormalize = true\n' + LOOSE
 TRAINED = (ROOT / "baselines" / "minilm-l6" / "model.toml").read_text()
@@ -146,6 +150,65 @@ def test_reranker_whose_scores_are_all_alike_looks_bad(tmp_path):
     row_of = {f"d{number}": number for number in range(120)}
     assert grade(ranking.rows, queries, read_qrels(files[QRELS_FILE]), row_of)["ndcg_at_10"].mean() < 0.5
     assert all(int(query.removeprefix("q")) in rows for query, rows in zip(queries, pool, strict=True))
+
+
+def test_terms_by_hand():
+    assert terms_of("東京タワーはABC社。") == ["東京", "京タ", "タワ", "ワー", "ーは", "abc", "社"]
+    assert terms_of("ราคาตั๋ว 20 บาท a") == ["รา", "าค", "คา", "าต", "ตั", "ั๋", "๋ว", "20", "บา", "าท"]
+    assert terms_of("The Größe, 3 of_them") == ["the", "größe", "of_them"]
+    assert terms_of(" ! ") == []
+    assert not has_unspaced(["한국어 문장", "हिन्दी", "Größe"])
+
+
+@pytest.mark.parametrize("text", ["The Straße of 12 un_named things, l'été!", "привет, мир", "한국어 문장 입니다"])
+def test_terms_of_words_with_spaces_are_those_of_bm25s(text):
+    (expected,) = bm25s.tokenize([text], stopwords=None, return_ids=False, show_progress=False)
+    assert terms_of(text) == expected
+
+
+UNSPACED = {
+    "Japanese": (
+        ["東京の天気は明日から雨になります", "新しい図書館は駅の近くにあります", "猫は窓の上で眠っています"],
+        ["図書館はどこにありますか", "明日の天気"],
+        [1, 0],
+    ),
+    "Chinese": (
+        ["这家餐馆的面条非常好吃", "地铁站在图书馆的旁边", "他每天早上去公园跑步"],
+        ["图书馆在哪里", "早上跑步的人"],
+        [1, 2],
+    ),
+    "Thai": (
+        ["ร้านอาหารนี้ขายก๋วยเตี๋ยวอร่อยมาก", "ห้องสมุดอยู่ใกล้สถานีรถไฟ", "เขาวิ่งที่สวนสาธารณะทุกเช้า"],
+        ["สถานีรถไฟอยู่ที่ไหน", "ไปสวนสาธารณะตอนไหน"],
+        [1, 2],
+    ),
+}
+"""Passages and queries without spaces, and which passage answers each query."""
+
+
+@pytest.mark.parametrize("language", UNSPACED)
+def test_candidates_are_found_where_words_have_no_spaces(tmp_path, language):
+    """Among many other passages of the same script: letters of the answers, in another order."""
+    passages, queries, answers = UNSPACED[language]
+    random = np.random.default_rng(0)
+    fillers = ["".join(random.permutation(list("".join(passages)))[:20]) for _ in range(60)]
+    folder = tmp_path / "beir"
+    write_lines(
+        folder / "corpus.jsonl", [{"_id": f"d{n}", "text": text} for n, text in enumerate([*passages, *fillers])]
+    )
+    write_lines(folder / "queries.jsonl", [{"_id": f"q{n}", "text": text} for n, text in enumerate(queries)])
+    (tmp_path / "model.toml").write_text(RERANKER + '[probes]\npath = "beir"\ncandidates = 2\n')
+    model = models_read(tmp_path)
+    own = find_own_probes(model)
+    assert own
+    run = plan_reference_run(model, own, Step(take_candidates, "tokens", (own,)), own)
+    (step,) = (source for source in run.inputs if isinstance(source, Step) and source.run is find_candidates)
+    assert "terms" in step.parameters
+    parameters = {**step.parameters, "count": 1}
+    find_candidates([folder], tmp_path, parameters)
+    pool = load_file(tmp_path / CANDIDATES_FILE)["rows"]
+    asked = read_judged_queries(own.files, "pairs", OwnProbes("beir"))
+    assert pool[:, 0].tolist() == [answers[queries.index(query)] for query in asked.values()]
 
 
 def test_every_class_of_variants_has_a_ceiling():
