@@ -9,7 +9,8 @@ import pytest
 
 from fixtures.gate.command_line import ROOT
 from fixtures.latency.change import THRESHOLD
-from fixtures.report import history
+from fixtures.report import files, history
+from suites.meta.page_results import page_results
 
 NOISE = {
     "normal": lambda random, runs: random.normal(0, 0.02, runs),
@@ -67,7 +68,7 @@ def test_single_run_that_stands_out_is_no_change():
     assert history.speed_changes(series(ratios)) == []
 
 
-def stored(folder, runs, *, ratio="ratio_to_plain", where=(), **extra):
+def stored(folder, runs, *, ratio="ratio_to_plain", where=(), test=NAME.test, **extra):
     """Write runs as pytest-benchmark does: a folder per machine, a file per run."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, (value, version) in enumerate(runs):
@@ -75,7 +76,7 @@ def stored(folder, runs, *, ratio="ratio_to_plain", where=(), **extra):
             "machine_info": {"exportgate": WHERE | dict(where) | {"versions": {"onnxruntime": version}}},
             "commit_info": {"id": f"{number:040x}"},
             "datetime": f"2026-01-{number + 1:02}T10:00:00+00:00",
-            "benchmarks": [{"fullname": NAME.test, "extra_info": {ratio: value, "batch": 1, "length": 16, **extra}}],
+            "benchmarks": [{"fullname": test, "extra_info": {ratio: value, "batch": 1, "length": 16, **extra}}],
         }
         (folder / f"{number:04}_run.json").write_text(json.dumps(run))
 
@@ -145,3 +146,33 @@ def test_command_says_what_it_cannot_read(tmp_path, content, message):
     assert process.returncode == 2
     assert message in process.stderr
     assert str(tmp_path) in process.stderr
+
+
+def test_history_is_added_to_a_report(tmp_path):
+    """With its step in words and in the plot, and with the accuracy of the same runs; gate.json stays as it is."""
+    report, runs = tmp_path / "report", tmp_path / "runs"
+    files.write(page_results(), report)
+    before = (report / "gate.json").read_bytes()
+    assert 'id="history"' not in (report / "index.html").read_text()
+    for name in ("O2", "quantized"):
+        stored(runs / name, SLOWDOWN, ratio="ratio", test=f"test_speed[an-embedder-{name}]", error=1e-6)
+    command = [sys.executable, "-m", "fixtures.report.history", str(runs), "--report", str(report)]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.endswith(f"written: {report / 'index.html'}\n")
+    section = (report / "index.html").read_text().partition('id="history"')[2].partition("</section>")[0]
+    assert section.count("since 2026-01-13T10:00: test_speed[an-embedder-") == 2
+    titles = [f"{title}, over stored runs" for title in ("Speed beside plain at 1x16", "Largest error")]
+    assert [title in section for title in titles] == [True, True]
+    assert section.count('class="plot"') == 2
+    assert section.count('stroke-dasharray="4,4"') == 1
+    assert "reranker" not in section
+    assert (report / "gate.json").read_bytes() == before
+
+
+def test_history_of_a_report_that_is_none_says_so(tmp_path):
+    stored(tmp_path / "runs", SLOWDOWN)
+    command = [sys.executable, "-m", "fixtures.report.history", str(tmp_path / "runs"), "--report", str(tmp_path)]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 2
+    assert str(tmp_path / "gate.json") in process.stderr
