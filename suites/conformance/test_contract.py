@@ -104,6 +104,6 @@ def test_token_embeddings_make_the_vector(case: Case, onnx_model: onnx.ModelProt
     feeds = encoded.feeds(stress.short_probes(encoded))
     alone = TokensAlone(case.runtime, tables[0], next(iter(task.outputs)))
     pooled, vectors = task.scores(alone, feeds, scoring), case.score(feeds)
-    closeness = task.compare(vectors, pooled, stress.batch_layout(feeds["attention_mask"]))
+    closeness = task.compare(vectors, pooled, stress.batch_layout(feeds))
     source = f"{SAME_RUN.source}; {case.scored_outputs[0]} beside what {tables[0]} is pooled to, in one run"
     require(judge(case, closeness, Limits("ceiling", {name: SAME_RUN.ceiling[name] for name in task.metrics}, source)))

@@ -8,6 +8,8 @@ import pytest
 from fixtures.arrays import unit_rows
 from fixtures.gate.case import Case
 from fixtures.models.cross_encoders import read_pair_prompt
+from fixtures.models.late_interaction import asked_for as asked_for_by_model
+from fixtures.models.late_interaction import read_asked_for
 from fixtures.models.sentence_transformers import CONFIG_FILE, read_prompts
 from fixtures.models.settings import ModelError, Prompts
 from fixtures.plugin.outcomes import inapplicable
@@ -46,6 +48,28 @@ def test_prompts_are_asked_for_and_matter(case: Case, finding: NoteFinding) -> N
             assert 1 - min(moved) > SAME, f"{case}: the prompt {prompt!r} does not reach the scores"
     if not case.ready_made or case.ready_made.has_tokenizer:
         require_shipped_prompts(case, prompts)
+
+
+def test_queries_and_documents_are_asked_for(case: Case) -> None:
+    """The configuration beside a ColBERT's graph says how queries and documents were read that were judged."""
+    judged = asked_for_by_model(case.subject.model.settings)
+    if not judged:
+        inapplicable("its queries are read as its documents are")
+    if case.ready_made and not case.ready_made.has_tokenizer:
+        inapplicable("no tokenizer came with it")
+    folder = case.ready_made.path if case.ready_made else case.artifact.folder
+    file = case.ready_made.configuration.get(CONFIG_FILE) if case.ready_made else folder / CONFIG_FILE
+    if file is None or not file.is_file():
+        pytest.fail(f"{case}: {folder} has no {CONFIG_FILE}: whoever runs it has to guess markers and lengths")
+    shipped = read_asked_for(file)
+    differing = [
+        f"  {key} is {shipped[key]!r}, and was judged as {judged[key]!r}"
+        for key in judged
+        if shipped[key] != judged[key]
+    ]
+    assert not differing, "\n".join(
+        [f"{case}: {file} lets others read texts otherwise than they were judged", *differing]
+    )
 
 
 def require_shipped_prompts(case: Case, prompts: Prompts) -> None:

@@ -161,8 +161,8 @@ def require_same_ids_alone(target: Case | Subject, file: Path, *, as_stated: boo
     loaded = FastTokenizer(target.tokenizer, target.encoded)
     lone = LoneTokenizer(file, loaded, as_stated=as_stated)
     pairs = [
-        (expected.tolist(), encode_row(lone, text, pair, template, limit)["input_ids"])
-        for expected, (text, pair) in zip(split(fields_of(loaded.encode(texts, limit, template))), texts, strict=True)
+        tuple(encode_row(tokenizer, text, pair, template, limit)["input_ids"] for tokenizer in (loaded, lone))
+        for text, pair in texts
     ]
     differing = [index for index, (expected, actual) in enumerate(pairs) if expected != actual]
     if differing:
@@ -230,14 +230,20 @@ def test_slow_and_fast_tokenizer_agree(subject: Subject) -> None:
 
 
 def test_pooling_is_the_checkpoints_own(subject: Subject) -> None:
-    """Pooling, norm, dimensions and prompts are what the checkpoint's own files say, where model.toml states them."""
+    """Pooling, norm, dimensions, prompts, and how a ColBERT reads, are what the checkpoint's own files say, where
+    model.toml states them."""
     modules, settings = subject.plan.modules, subject.model.settings
     if modules == ModuleSettings():
         inapplicable("the checkpoint has no modules.json, or its task does not pool")
     stated = {key: getattr(settings, key) for key in STATED}
     said = {key: value for key in STATED if (value := getattr(modules, key)) is not None}
+    sources = dict(STATED)
+    if reading := modules.late_interaction:
+        said |= {key: value for key, value in msgspec.structs.asdict(reading).items() if value is not None}
+        stated |= msgspec.structs.asdict(settings.late_interaction or reading)
+        sources |= dict.fromkeys(stated.keys() - STATED.keys(), "its config_sentence_transformers.json")
     differing = [key for key, value in said.items() if value != stated[key]]
     assert not differing, "\n".join(
         [f"{subject.name}: {subject.model.folder / 'model.toml'} is not what the checkpoint says of itself"]
-        + [f"  {key} is {stated[key]!r}, and {STATED[key]} says {getattr(modules, key)!r}" for key in differing]
+        + [f"  {key} is {stated[key]!r}, and {sources[key]} says {said[key]!r}" for key in differing]
     )

@@ -119,6 +119,7 @@ RARE_PROBES = np.isin(np.arange(PROBES), [5, 17, 40])
 CASES: dict[str, list[tuple[str, Array, dict[str, object]]]] = {
     "not finite": [("rerank", with_hole(slice(0, 30)), {})],
     "fewer dimensions": [("embedding", unit(UNIT[:, :12]), {})],
+    "projected otherwise": [("late-interaction", np.tile(UNIT, 2), {"reference": UNIT})],
     "constant": [("rerank", np.ones(PROBES), {}), ("rerank", np.full(PROBES, 0.5), {})],
     "columns exchanged": [
         ("question-answering", SPANS[:, ::-1], {}),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fixtures.export import seeded
+from fixtures.export.seeded_tokenizers import POSITIONS
 from fixtures.scoring.closeness import Layout, compare_token_classes
 from fixtures.scoring.entities import AGGREGATIONS, Entity, Tagging, Words, entities_of, entity_agreement, read_words
 from fixtures.scoring.probes import LONG_TEXT, TEXTS
@@ -51,7 +52,7 @@ def test_entities_are_those_of_transformers_pipeline(checkpoint, aggregation, la
         expected = [Entity(row["entity_group"], row["start"], row["end"]) for row in tagger(text)]
         with torch.no_grad():
             logits = model(**tokenizer(text, truncation=True, return_tensors="pt")).logits[0].numpy()
-        words = read_words(tokenizer, [text], seeded.POSITIONS)
+        words = read_words(tokenizer, [text], POSITIONS)
         assert entities_of(logits, words, labels, aggregation) == expected, text
         count += len(expected)
     assert count > len(TEXTS) / 3

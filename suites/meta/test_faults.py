@@ -29,7 +29,9 @@ from fixtures.faults.tokenizer_edits import edit_tokenizer
 from fixtures.graphs.graph import added_operators
 from fixtures.graphs.integer_formats import quantized_weights
 from fixtures.models.checkpoints import Checkpoint
+from fixtures.models.late_interaction import DEFAULTS
 from fixtures.models.settings import Export, Settings
+from fixtures.models.tables import LateInteraction
 from fixtures.runtimes import hardware
 from fixtures.scoring.probes import PAIRS, TEXTS
 from fixtures.scoring.tasks import TASKS
@@ -52,6 +54,13 @@ MODELS = {
     ),
     "two-logits": Settings(task="rerank", source="seeded:bert@12", labels=2, positive="LABEL_1", max_length=64),
     "sparse": Settings(task="sparse", source="seeded:bert@16", max_length=64, pooling="max", activation="relu"),
+    "late": Settings(
+        task="late-interaction",
+        source="seeded:bert_late@18",
+        max_length=64,
+        normalize=True,
+        late_interaction=LateInteraction(query_length=16).over(DEFAULTS),
+    ),
     "tagger": Settings(task="token-classification", source="seeded:electra@8", labels=5, max_length=64),
     "nli": Settings(task="pair-classification", source="seeded:roberta@18", labels=3, max_length=64),
     "answerer": Settings(task="question-answering", source="seeded:bert@10", labels=2, max_length=64),
@@ -107,7 +116,10 @@ def sound_folders(shared_store):
             root = recipes.prepare(model, checkpoint, settings.source, task.auto_class, settings.labels)
             head = head_parameters(settings, DENSE_HEAD)
             steps = {
-                form: recipes.plan(model, VARIANT[form], root, task.export_task, MACHINE, head=head) for form in FORMS
+                form: recipes.plan(
+                    model, VARIANT[form], root, task.export_task, MACHINE, recipes.OWN_EXPORTS.get(task.name), head=head
+                )
+                for form in FORMS
             }
             folders[model] = {form: store.run(step).folder for form, step in steps.items()}
         return folders[model]
@@ -137,6 +149,8 @@ def claims(fault, sound_folders):
         if model == "two-logits" and not fault.labels:
             continue
         if model == "sparse" and "sparse" not in fault.tasks:
+            continue
+        if model == "late" and "late-interaction" not in fault.tasks:
             continue
         if model == "tagger" and "token-classification" not in fault.tasks:
             continue

@@ -15,6 +15,7 @@ from fixtures.baselines.errors import ApprovalError
 from fixtures.baselines.files import CONFORMANCE, ConformanceFile, Provenance, write_new_baseline
 from fixtures.export import seeded
 from fixtures.export.family import find_family
+from fixtures.export.seeded_tokenizers import POSITIONS
 from fixtures.export.variants import VARIANT
 from fixtures.gate.command_line import ROOT, parse
 from fixtures.gate.inferred import write_schema
@@ -86,7 +87,7 @@ def test_seeded_checkpoints_say_what_the_zoo_does(tmp_path, name):
     prompts = modules.prompts or Prompts()
     assert lines.get("prompts.query", ("",))[0] == prompts.query
     assert lines.get("prompts.passage", ("",))[0] == prompts.passage
-    assert lines["max_length"][0] == seeded.POSITIONS
+    assert lines["max_length"][0] == (modules.max_seq_length or POSITIONS)
     assert {key for key, (_, origin) in lines.items() if origin == STATED} == stated.keys()
 
 

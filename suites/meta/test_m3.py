@@ -30,8 +30,9 @@ from fixtures.scoring.bge_m3 import (
     lexical_table,
     lexical_weights,
 )
-from fixtures.scoring.closeness import Layout, compare_three_heads
+from fixtures.scoring.closeness import Layout
 from fixtures.scoring.probes import TEXTS
+from fixtures.scoring.token_closeness import compare_three_heads
 
 MACHINE = hardware.detect()
 HEADS = tuple(OUTPUTS)

@@ -71,6 +71,8 @@ def test_inputs_that_nothing_feeds_are_refused(declared, fields):
         ("embedding", {"output": 2, "onnx::Shape_422": 3}, {"onnx::Shape_422": "last_hidden_state"}),
         ("embedding", {"last_hidden_state": 2, "hidden_states": 3}, {"hidden_states": "last_hidden_state"}),
         ("embedding", {"last_hidden_state": 0}, {"last_hidden_state": "last_hidden_state"}),
+        ("late-interaction", {"token_embeddings": 3}, {"token_embeddings": "token_embeddings"}),
+        ("late-interaction", {"last_hidden_state": 3, "pooler_output": 2}, {"last_hidden_state": "token_embeddings"}),
         ("sparse", {"logits": 3}, {"logits": "logits"}),
         ("sparse", {"output": 3}, {"output": "logits"}),
         ("sparse", {"logits": 3, "sentence_embedding": 2}, {"sentence_embedding": "sentence_embedding"}),

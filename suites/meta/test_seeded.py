@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from fixtures.arrays import rms
-from fixtures.export.seeded import ARCHITECTURES, OUTLIER_EVERY, OUTLIER_SCALE, POSITIONS, make
+from fixtures.export.seeded import ARCHITECTURES, OUTLIER_EVERY, OUTLIER_SCALE, make
+from fixtures.export.seeded_tokenizers import POSITIONS
 from fixtures.models.encoders import encoder_class
 from fixtures.models.heads import read_config
 from fixtures.models.settings import ANSWERS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
 import shutil
 import tempfile
@@ -34,6 +35,7 @@ from fixtures.faults.fault import Fault, Inapplicable
 from fixtures.faults.planting import applies, build_faulty_artifact
 from fixtures.faults.table import FAULT, FAULTS
 from fixtures.models.checkpoints import Checkpoint, find_checkpoint
+from fixtures.models.late_interaction import DEFAULTS
 from fixtures.models.settings import Model, Settings
 from fixtures.runtimes import hardware
 from fixtures.runtimes.onnx_runtime import OnnxRuntime
@@ -58,6 +60,10 @@ MODELS = {
     "dimensions = 16\n",
     "two-logits": 'task = "rerank"\nsource = "seeded:bert@12"\nmax_length = 64\nlabels = 2\npositive = "LABEL_1"\n',
     "sparse": 'task = "sparse"\nsource = "seeded:bert@16"\nmax_length = 64\npooling = "max"\nactivation = "relu"\n',
+    "late": 'task = "late-interaction"\nsource = "seeded:bert_late@18"\nmax_length = 64\nnormalize = true\n'
+    'late_interaction = {query_prefix = "[Q] ", document_prefix = "[D] ", query_length = 16, '
+    "do_query_expansion = true, attend_to_expansion_tokens = false, "
+    f"skiplist_words = {json.dumps(DEFAULTS.skiplist_words)}}}\n",
     "tagger": 'task = "token-classification"\nsource = "seeded:electra@8"\nmax_length = 64\nlabels = 5\n',
     "qa": 'task = "question-answering"\nsource = "seeded:bert@10"\nmax_length = 64\nlabels = 2\n',
 }
@@ -73,6 +79,7 @@ LOOSE_CEILINGS = {
     "new_ties = 1\ntop1_agreement = 0\nndcg_at_5_change = 1\n",
     "sparse": "max_abs_error = 9\nmin_cosine = -1\nmax_similarity_change = 9\ntopk_overlap = 0\n"
     "active_terms_overlap = 0\n",
+    "late-interaction": "max_abs_error = 2\nmin_token_cosine = -1\nmax_maxsim_error = 2\nkendall_tau = -1\n",
     "token-classification": "max_logit_error = 9\nargmax_agreement = 0\nmax_probability_change = 1\n"
     "entity_agreement = 0\n",
     "question-answering": "max_logit_error = 9\nspan_agreement = 0\n",
@@ -328,6 +335,7 @@ class DetectionStudy:
                     root,
                     task.export_task,
                     self.machine,
+                    recipes.OWN_EXPORTS.get(task.name),
                     head=head,
                     exporter=self.exporter,
                     traced=task.traced(position_ids=False),
