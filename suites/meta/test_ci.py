@@ -195,9 +195,17 @@ def test_key_of_the_cache_follows_what_the_store_holds(place, tmp_path):
 
 
 def run_gitlab(place, part, **variables):
-    job = read(GITLAB)[".exportgate"]
-    environment = {**job["variables"], "CI_PROJECT_DIR": str(place.folder), **variables}
+    recipe = read(GITLAB)
+    job = recipe[".exportgate"]
+    environment = {**recipe["variables"], "CI_PROJECT_DIR": str(place.folder), **variables}
     return place.run(["sh", "-ec", "\n".join(job[part])], environment)
+
+
+def test_variables_of_gitlab_are_those_that_an_including_file_may_set():
+    """GitLab lets a job's own variables come before those of the pipeline, which an including file states."""
+    recipe = read(GITLAB)
+    assert all("variables" not in job for name, job in recipe.items() if name != "variables")
+    assert {"EXPORTGATE_URL", "EXPORTGATE_REF", "EXPORTGATE_BASELINES"} <= recipe["variables"].keys()
 
 
 @pytest.mark.parametrize(("added", "status", "verdict"), [("", 0, "pass"), (BROKEN, 1, "fail")], ids=["green", "red"])
