@@ -25,7 +25,7 @@ def test_index_keeps_neighbours(indexed: Case, index: Sequence[IndexCloseness]) 
 def test_index_finds_graded_passages(case: Case, quality: Quality) -> None:
     """In an index, a variant loses no more of what people graded beyond what the index loses than it may."""
     if not quality.indexes:
-        inapplicable(why_not_found_in_indexes(case.subject))
+        inapplicable(why_not_found_in_indexes(case.subject) or "its embeddings have not the reference's width")
     settings = case.subject.model.settings.index
     if settings is None or settings.max_ndcg_loss is None:
         inapplicable("[index] has no max_ndcg_loss; the report says what is lost")

@@ -12,6 +12,7 @@ from fixtures.gate.case import Case
 from fixtures.gate.measured import Measured
 from fixtures.gate.session import Gate
 from fixtures.gate.subject import Subject
+from fixtures.models.late_interaction import complete
 from fixtures.models.length_limits import TOKENIZER_READERS, read_limits
 from fixtures.models.sentence_transformers import ModuleSettings
 from fixtures.plugin.outcomes import inapplicable, unbaselined
@@ -239,7 +240,8 @@ def test_pooling_is_the_checkpoints_own(subject: Subject) -> None:
     said = {key: value for key in STATED if (value := getattr(modules, key)) is not None}
     sources = dict(STATED)
     if reading := modules.late_interaction:
-        said |= {key: value for key, value in msgspec.structs.asdict(reading).items() if value is not None}
+        meant = msgspec.structs.asdict(complete(reading))  # what is not there is not attended to
+        said |= {key: meant[key] for key, value in msgspec.structs.asdict(reading).items() if value is not None}
         stated |= msgspec.structs.asdict(settings.late_interaction or reading)
         sources |= dict.fromkeys(stated.keys() - STATED.keys(), "its config_sentence_transformers.json")
     differing = [key for key, value in said.items() if value != stated[key]]

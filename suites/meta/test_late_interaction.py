@@ -421,6 +421,13 @@ def test_layout_says_what_was_judged(house, folder, tmp_path):
     assert read_late_interaction(tmp_path / "layout").layers == read_late_interaction(folder).layers
 
 
+def test_layout_of_other_models_says_nothing_of_it(house):
+    """It is part of a store key, which must be what it was."""
+    house.add("bert", EMBEDDER + LOOSE)
+    (subject,) = house.start().subjects
+    assert "late_interaction" not in layout_parameters(subject.model)
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [

@@ -11,6 +11,7 @@ import pytest
 import tokenizers
 from scipy.stats import kendalltau
 
+from fixtures.arrays import unit_rows
 from fixtures.gate.probe_changes import changes_of_candidate, changes_of_variant, cut, error_distribution
 from fixtures.gate.short_scores import TERMS, VIEWS, view_of
 from fixtures.models.content import CONTROLS
@@ -55,14 +56,15 @@ def tokenizer(tmp_path_factory):
 def case_of(tokenizer):
     """A function that returns a case of two sets of scores: (task, reference, scores, ...) -> case."""
 
-    def make(task, before, after, *, probes=None, judged=None, tokens=None, labels=(), activation=""):
+    def make(task, before, after, *, probes=None, judged=None, tokens=None, labels=(), activation="", queries=None):
         count = len(probes or (before if tokens is None else tokens))
         pair = "a passage" if TASKS[task].probes == "pairs" else None
         probes = probes or [Probe(f"p{number}", f"text {number}", pair) for number in range(count)]
         tokens = np.full(count, 3) if tokens is None else np.array(tokens)
         ids = np.arange(tokens.sum()) % (len(WORDS) - 1) + 1
         encoded = SimpleNamespace(offsets=np.cumsum([0, *tokens]), fields={"input_ids": ids}, lengths=tokens)
-        layout = Layout(tokens, [probe.query for probe in probes], [probe.grade for probe in probes])
+        names, grades = [probe.query for probe in probes], [probe.grade for probe in probes]
+        layout = Layout(tokens, names, grades, are_queries=queries)
         subject = SimpleNamespace(
             task=TASKS[task], probes=probes, layout=layout, labels=labels, encoded=encoded, tokenizer=tokenizer,
             judged_rows=judged if judged is None else np.array(judged), reference=before, judged_by_stored=False,
@@ -430,6 +432,32 @@ def test_candidate_has_the_similarities_and_neighbours_that_moved(case_of):
     assert entry.error == pytest.approx(abs(then - now))
     assert changes.errors is None
     assert len(changes.neighbours) == NEIGHBOURED
+
+
+def test_candidate_of_a_colbert_has_the_maxsim_of_the_pairs_that_moved(case_of):
+    queries = np.array([True, False, False, True])
+    before, after = (unit_rows(floats(12, 8)) for _ in range(2))
+    subject = case_of("late-interaction", before, after, tokens=[3] * 4, queries=queries).subject
+    update = subject.task.update.measure(before, after, subject.layout)
+    changes = changes_of_candidate(subject, update)
+    assert [len(move.probes) for move in changes.moved] == [2] * len(update.moves)
+    for move, shown in zip(update.moves, changes.moved, strict=True):
+        query, document = (slice(3 * row, 3 * row + 3) for row in move.rows)
+        for vectors, score in ((before, shown.before), (after, shown.after)):
+            expected = np.mean([max(row @ other for other in vectors[document]) for row in vectors[query]])
+            assert score.value == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("task", VIEWS)
+def test_pairs_that_a_candidate_moved_are_shown_of_every_task(case_of, task):
+    """Whether it has similarities or not."""
+    shape, tokens = ((12, 8), [3] * 4) if TASKS[task].per_token else ((4, 8), None)
+    scores = floats(shape[0]) if TASKS[task].probes == "pairs" and task != "pair-classification" else floats(*shape)
+    queries = np.array([True, False, False, False]) if task == "late-interaction" else None
+    subject = case_of(task, scores, scores + 1, tokens=tokens, queries=queries).subject
+    (moved,) = changes_of_candidate(subject, Update({}, [Move((0, 1), "", "")])).moved
+    assert len(moved.probes) == 2
+    assert (moved.error is None) == (VIEWS[task].vectors is None and VIEWS[task].similarity is None)
 
 
 def test_candidate_of_a_large_vocabulary_has_the_names_of_its_columns(case_of, monkeypatch):

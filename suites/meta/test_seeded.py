@@ -39,6 +39,7 @@ MARKS = frozenset({"combining", "zalgo"})
 FAMILIES = {
     "bert": Family("AutoModel", "[CLS] Y [SEP] N [SEP]"),
     "bert_dense": Family("AutoModel", "[CLS] Y [SEP] N [SEP]"),
+    "bert_late": Family("AutoModel", "[CLS] Y [SEP] N [SEP]"),
     "distilbert": Family("AutoModelForSequenceClassification", "[CLS] Y [SEP] N [SEP]"),
     "electra": Family("AutoModelForTokenClassification", "[CLS] Y [SEP] N [SEP]"),
     "mpnet": Family("AutoModel", "<s> Y </s> </s> N </s>"),

@@ -64,6 +64,8 @@ MODELS = {
     'late_interaction = {query_prefix = "[Q] ", document_prefix = "[D] ", query_length = 16, '
     "do_query_expansion = true, attend_to_expansion_tokens = false, "
     f"skiplist_words = {json.dumps(DEFAULTS.skiplist_words)}}}\n",
+    "nli": 'task = "pair-classification"\nsource = "seeded:roberta@18"\nmax_length = 64\nlabels = 3\n'
+    'zero_shot = {labels = ["sports", "politics", "cooking"], entailment = "LABEL_2"}\n',
     "tagger": 'task = "token-classification"\nsource = "seeded:electra@8"\nmax_length = 64\nlabels = 5\n',
     "qa": 'task = "question-answering"\nsource = "seeded:bert@10"\nmax_length = 64\nlabels = 2\n',
 }
