@@ -44,6 +44,7 @@ from fixtures.scoring.tasks import TASKS
 from fixtures.scoring.token_closeness import compare_late_interaction
 from fixtures.scoring.update import late_interaction_update
 from suites.conformance import test_prompts, test_tokenizer
+from suites.meta.house import EMBEDDER, LOOSE
 
 READING = Reading(query_marker=90, document_marker=91, query_length=6, expansion=4, attends=False, skipped=[7, 8])
 ROW = {"input_ids": [2, 7, 9, 3], "token_type_ids": [0, 0, 0, 0], "attention_mask": [1, 1, 1, 1]}

@@ -82,6 +82,8 @@ LOOSE_CEILINGS = {
     "sparse": "max_abs_error = 9\nmin_cosine = -1\nmax_similarity_change = 9\ntopk_overlap = 0\n"
     "active_terms_overlap = 0\n",
     "late-interaction": "max_abs_error = 2\nmin_token_cosine = -1\nmax_maxsim_error = 2\nkendall_tau = -1\n",
+    "pair-classification": "max_logit_error = 9\nargmax_agreement = 0\nmax_probability_change = 1\n"
+    "zero_shot_agreement = 0\n",
     "token-classification": "max_logit_error = 9\nargmax_agreement = 0\nmax_probability_change = 1\n"
     "entity_agreement = 0\n",
     "question-answering": "max_logit_error = 9\nspan_agreement = 0\n",
