@@ -117,7 +117,7 @@ def problems_of_environment(environment, verb, own, behind, parser):
         yield f"no environment {environment} in tox.ini"
         return
     commands = ENVIRONMENTS[environment]
-    yield from (f"tox has no {word} here" for word in own if word != "--notest")
+    yield from (f"tox has no {word} here" for word in own if word not in ("--notest", "-r"))
     if verb == "exec":
         yield from problems_of(shlex.join(behind), parser)
     elif "[suite]command" in commands or re.search(r"-e gate\S* -- (?!python)", commands):
@@ -206,7 +206,7 @@ def problems_of_recipe(content, parser):
     """Yield what is wrong with a recipe that calls those of this repository: an input or an option that is none."""
     workflow = inputs_of(".github/workflows/exportgate.yml", "on", "workflow_call", "inputs")
     action = inputs_of(".github/actions/gate/action.yml", "inputs")
-    gitlab = inputs_of(".gitlab/exportgate.yml", ".exportgate", "variables")
+    gitlab = inputs_of(".gitlab/exportgate.yml", "variables")
     calls = [*content.get("jobs", {}).values()] if isinstance(content, dict) else content
     for call in calls:
         declared = action if "actions/gate@" in call["uses"] else workflow
