@@ -15,7 +15,7 @@ from fixtures.arrays import unit_rows
 from fixtures.gate.probe_changes import changes_of_candidate, changes_of_variant, cut, error_distribution
 from fixtures.gate.short_scores import TERMS, VIEWS, view_of
 from fixtures.models.content import CONTROLS
-from fixtures.report import files, probe_tables
+from fixtures.report import files, index_page, probe_tables
 from fixtures.report.probe_results import (
     MOVED,
     NEIGHBOURED,
@@ -527,6 +527,11 @@ def test_hostile_texts_are_text_in_every_page(case_of, tmp_path):
 
 
 # ------------------------------------------------------------------------------------- tables
+
+
+def test_page_shows_what_moved_in_files_of_older_runs():
+    model = ModelResult("m", "sha256:0", "embedding", moved=[MovedProbes(["a: 'text'"], "cosine 1.000", "0.500")])
+    assert [("0.500" in str(shown.rows)) for shown in index_page.details(model)] == [True]
 
 
 def test_tables_show_candidates_variants_and_files_of_older_runs(case_of):

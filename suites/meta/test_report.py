@@ -162,7 +162,7 @@ def full(results):
         model_.max_length, model_.length_limits = 256, LengthLimits(128, 128, None, 512, 256, 512)
         for variant in model_.variants:
             if variant.status != Status.UNSUPPORTED:
-                variant.path = f"/root/.cache/exportgate/artifacts/{variant.variant:0>32}/model.onnx"
+                variant.path = f"/data/.cache/exportgate/artifacts/{variant.variant:0>32}/model.onnx"
                 variant.undecided = [Undecided(*missing)] * 2
                 variant.stale = [f"{variant.variant} is 1.2 times faster (1.1 to 1.3); --approve records it"]
                 variant.ready_made = ["inputs ids as input_ids, input_mask as attention_mask"]
@@ -547,6 +547,13 @@ def test_write_that_fails_leaves_the_old_file(report, results, monkeypatch):
         files.write(Results(results.machine, {}), report)
     assert (report / "gate.json").read_bytes() == before
     assert len(list(report.iterdir())) == 4
+
+
+def test_terminal_without_models_leaves_out_nothing_that_closes_it():
+    closing = [terminal.Line(f"notice {number}") for number in range(45)]
+    empty = Results(MachineRecord(arch="arm64", tier="arm64", cpu="", cores=1), {})
+    text = terminal.render(empty, 80, color=False, closing=closing)
+    assert text.count("notice") == 45
 
 
 def test_empty_run_is_reported(tmp_path):

@@ -372,7 +372,17 @@ def test_grades_of_other_passages_are_not_compared(house, searched):
         corpus.write(json.dumps({"_id": "new", "text": "a passage more"}) + "\n")
     run = house.run(*options, suite="suites/accuracy/test_retrieval.py")
     assert run.returncode == 1, run.text
-    assert "queries, passages or qrels changed since the approval" in run.text
+    assert "queries, passages, qrels or candidates changed since the approval" in run.text
+
+
+def test_other_candidates_of_a_reranker_are_not_compared(house):
+    digests = set()
+    for text in ("candidates = 7\n", "candidates = 7\n", "candidates = 8\n"):
+        folder = house.add("reranker", RERANKER.replace(LOOSE, "") + f"[probes]\npath = 'beir'\nlimit = 40\n{text}")
+        beir(folder / "beir")
+        (subject,) = house.start().subjects
+        digests.add(retrieved.digest_of(subject))
+    assert len(digests) == 2
 
 
 def test_prompt_is_left_out_of_pooling_as_in_the_probes(house):
