@@ -47,6 +47,19 @@ def tiny(request, shared_store):
     return folder, store.run(root).folder
 
 
+@pytest.mark.parametrize("variant", ["O2-quantized", "O3-quantized"])
+def test_projections_of_fused_attention_are_quantized(tiny, variant):
+    folder, _ = tiny
+    graph = onnx.load(folder(variant) / "model.onnx").graph
+    matrices = {
+        tensor.name
+        for tensor in graph.initializer
+        if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) == 2
+    }
+    in_fp32 = [node.name for node in graph.node if node.op_type in ("Attention", "MatMul") and matrices & {*node.input}]
+    assert in_fp32 == []
+
+
 @pytest.mark.parametrize("variant", ["plain", "O1", "O2"])
 @pytest.mark.parametrize("mask", MASKS)
 def test_graph_scores_as_pytorch_under_any_mask(tiny, variant, mask):

@@ -145,7 +145,7 @@ def variant_of(step: BuiltStep, variants: Sequence[str]) -> str:
     """Return the variant that a step is built for, which its label says; empty if it is built for several."""
     path = step.step.partition(": ")[2].partition(":")[0]
     names = {"export": "plain", "export > MinMax": "static-quantized"}
-    name = names.get(path) or path.removeprefix("export > ").replace(" > quantize-fused", "-quantized")
+    name = names.get(path) or path.removeprefix("export > ").replace(" for-int8 > quantize-fused", "-quantized")
     name = name.replace("quantize-restored", "static-quantized-restored").removesuffix("quantize") or "quantized"
     return name if name in variants else ""
 
