@@ -122,6 +122,17 @@ def test_tables_are_quantized_in_pieces(tmp_path, monkeypatch, shared_store, fun
     assert max(sizes) == 1000
 
 
+@pytest.mark.parametrize("function", [quantize.quantize, quantize.quantize_fused], ids=["quantize", "quantize-fused"])
+def test_weights_above_protobufs_limit_are_saved_beside_the_graph(plain, tmp_path, monkeypatch, function):
+    """Optimum saves one file, which ends with an error above 2 GB: layers that stay in fp32 get a large model there."""
+    whole = made(function, plain, tmp_path / "whole", INT8)
+    monkeypatch.setattr(lean_quantizer, "BYTES_IN_GRAPH", 1000)
+    assert made(function, plain, tmp_path / "parted", INT8) == whole
+    names = {folder: {file.name for file in folder.glob("model.onnx*")} for folder in tmp_path.glob("*/")}
+    assert names[tmp_path / "whole"] == {"model.onnx"}
+    assert names[tmp_path / "parted"] == {"model.onnx", "model.onnx.data"}
+
+
 def test_channels_are_quantized_at_once(tmp_path, monkeypatch, shared_store):
     """A release that quantizes them by another way would do so one by one again."""
     root = recipes.prepare("tiny", Checkpoint(None, None, "sha256:" + "0" * 64), "seeded:bert@7")
