@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import re
 import shutil
-import sys
 import tomllib
 from pathlib import Path
 
 from sphinx.application import Sphinx
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
-
-import tables  # noqa: E402
-
 PROJECT = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 REPOSITORY = "https://github.com/OWNER/exportgate/blob/main"
 LINK_UPWARDS = re.compile(r"\]\((\.\./[^)#\s]+)(#[^)\s]*)?\)")
@@ -33,8 +28,8 @@ linkcheck_anchors = False
 linkcheck_ignore = [r"https://github\.com/OWNER/.*"]
 
 
-def fill(app: Sphinx, name: str, source: list[str]) -> None:
-    """Put the tables of the code into a page, and let links that leave docs/ lead to the repository."""
+def lead_links_upwards(app: Sphinx, name: str, source: list[str]) -> None:
+    """Let links that leave docs/ lead to the repository."""
     folder = Path(app.env.doc2path(name)).parent
 
     def leading(link: re.Match[str]) -> str:
@@ -43,7 +38,7 @@ def fill(app: Sphinx, name: str, source: list[str]) -> None:
             return link[0]
         return f"]({REPOSITORY}/{target.relative_to(HERE.parent).as_posix()}{link[2] or ''})"
 
-    source[0] = LINK_UPWARDS.sub(leading, tables.filled(source[0]))
+    source[0] = LINK_UPWARDS.sub(leading, source[0])
 
 
 def publish_schemas(app: Sphinx, error: Exception | None) -> None:
@@ -54,5 +49,5 @@ def publish_schemas(app: Sphinx, error: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> None:
-    app.connect("source-read", fill)
+    app.connect("source-read", lead_links_upwards)
     app.connect("build-finished", publish_schemas)

@@ -5,7 +5,6 @@ What their commands name is tried in test_commands.py, and links within the site
 
 import dataclasses
 import importlib
-import importlib.util
 import inspect
 import itertools
 import pkgutil
@@ -29,6 +28,7 @@ from fixtures.report import results
 from fixtures.scoring.closeness import METRICS
 from fixtures.scoring.task_guide import TASK_GUIDE
 from fixtures.scoring.tasks import TASKS
+from suites.meta.studies import tables
 
 WORDS = (ROOT / "docs" / "words.md").read_text(encoding="utf-8")
 NAMED = set(re.findall(r"`([^`\n]+)`", WORDS))
@@ -130,24 +130,22 @@ def test_readme_is_short_and_leads_to_every_page():
     assert {place(page) for page in PAGES} - links == {"docs/index.md"}
 
 
-@pytest.fixture(scope="module")
-def tables():
-    """The module that makes the tables of docs/reference."""
-    spec = importlib.util.spec_from_file_location("tables", ROOT / "docs" / "tables.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_every_table_has_its_page(tables):
-    names = [name for page in PAGES for name in tables.BLOCK.findall(page.read_text(encoding="utf-8"))]
+def test_every_table_has_its_page():
+    names = [block["name"] for page in PAGES for block in tables.BLOCK.finditer(page.read_text(encoding="utf-8"))]
     assert sorted(names) == sorted(tables.TABLES)
-    page = (ROOT / "docs" / "reference" / "exit-statuses.md").read_text(encoding="utf-8")
-    assert "{table-of}" in page
-    assert "| 5 | nothing was judged" in tables.filled(page)
-    assert "{table-of}" not in tables.filled(page)
+
+
+@pytest.mark.parametrize("page", sorted(tables.PAGES.glob("*.md")), ids=place)
+def test_tables_of_a_page_are_current(page):
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<!-- Table ") == len(tables.BLOCK.findall(text)), "a pair of comments is damaged"
+    assert text == tables.filled(text), f"run `{tables.COMMAND}`, and commit it"
+
+
+def test_damaged_table_is_written_anew():
+    page = (tables.PAGES / "exit-statuses.md").read_text(encoding="utf-8")
+    damaged = page.replace("| 5 | nothing was judged", "| 5 | all is well")
+    assert damaged != page == tables.filled(damaged)
 
 
 def test_every_row_is_described():
@@ -167,7 +165,7 @@ def test_every_row_is_described():
         ("gate-json", [field.encode_name for field in msgspec.structs.fields(results.VariantResult)]),
     ],
 )
-def test_table_has_every_row(tables, name, rows):
+def test_table_has_every_row(name, rows):
     """Each with a text beside its name."""
     told = dict(re.findall(r"^\| `(\S+?)(?: [^`]*)?` \| (.*) \|$", tables.TABLES[name](), re.MULTILINE))
     assert [row for row in rows if not told.get(row, "").strip(" |")] == []
@@ -187,12 +185,11 @@ class Described:
     """
 
 
-def test_docstrings_become_rows(tables):
+def test_docstrings_become_rows():
     """Of several fields in one line, over several lines, and with the values of constants."""
     told = tables.described(Described, ["size", "peak", "at_end", "name", "untold"])
-    told = {name: text.split() for name, text in told.items()}
     size = ["of", "a", "process,", "in", "`mean`,", "`cls`:", "of", "bytes."]
-    assert told == {
+    assert {name: text.split() for name, text in told.items()} == {
         "size": size,
         "peak": size,
         "at_end": ["what", "is", "left", "afterwards."],

@@ -11,19 +11,22 @@ import msgspec
 import pytest
 from jsonschema import Draft7Validator, Draft202012Validator
 
+from fixtures.baselines.costs import write_costs
 from fixtures.baselines.files import SCHEMA as BASELINE_SCHEMA
 from fixtures.baselines.problems import too_new
 from fixtures.latency.records import Quantity
-from fixtures.report import files, schemas
+from fixtures.report import files, fleet, schemas
 from fixtures.report.compatibility import breaking_changes
+from fixtures.report.fleet_file import SCHEMA as FLEET_SCHEMA
 from fixtures.report.older import TO_NEXT
 from fixtures.report.results import SCHEMA, Failure, MachineRecord, ModelResult, Results, Status, VariantResult
 from fixtures.report.schemas import COMMAND, SCHEMA_FILES, SchemaFile
 from suites.meta.house import EMBEDDER, FEW, LOOSE, RERANKER, ROOT
 
-GATE, BASELINE, MODEL = SCHEMA_FILES
+GATE, BASELINE, MODEL, PUBLISHED, FLEET, COSTS = SCHEMA_FILES
 MODEL_FILES = sorted(ROOT.glob("baselines/**/model.toml"))
 BASELINE_FILES = [file for model in MODEL_FILES for file in sorted(model.parent.glob("*.json"))]
+PUBLISHED_FILES = sorted(ROOT.glob("baselines/**/published.toml"))
 OLDER_REPORTS = Path(__file__).with_name("older_reports")
 """A report of each older schema, `gate-N.json`, as the exportgate of that time wrote it."""
 
@@ -123,17 +126,35 @@ def test_model_toml_of_tests_is_right(text):
         assert refused(MODEL, tomllib.loads(text), draft) == []
 
 
-def documented_models():
-    """Yield the whole model.toml files that documents show: blocks with a task, a source and a length."""
+def documented(*beginnings):
+    """Yield the blocks of TOML in documents that have a line with each of these beginnings."""
     for document in (*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md"))):
         for block in re.findall(r"```toml\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL):
-            if all(re.search(rf"^{key} = ", block, re.MULTILINE) for key in ("task", "source", "max_length")):
+            if all(re.search(rf"^{re.escape(beginning)}", block, re.MULTILINE) for beginning in beginnings):
                 yield pytest.param(re.sub(r"sha256:\w*\.\.\.", f"sha256:{0:064}", block), id=document.name)
 
 
-@pytest.mark.parametrize("text", list(documented_models()))
+@pytest.mark.parametrize("text", list(documented("task = ", "source = ", "max_length = ")))
 def test_documented_model_toml_is_right(text):
     assert refused(MODEL, tomllib.loads(text)) == []
+
+
+@pytest.mark.parametrize("draft", DRAFTS)
+@pytest.mark.parametrize("file", PUBLISHED_FILES, ids=lambda file: file.parent.name)
+def test_every_published_toml_is_right(file, draft):
+    assert refused(PUBLISHED, tomllib.loads(file.read_text(encoding="utf-8")), draft) == []
+
+
+@pytest.mark.parametrize("draft", DRAFTS)
+def test_costs_as_merge_writes_them_are_right(draft):
+    written = tomllib.loads(write_costs({"bge-v1.5": 1234.56, "a": 0.01234, "fetched": 0.0}).decode())
+    assert written["seconds"]
+    assert refused(COSTS, written, draft) == []
+
+
+@pytest.mark.parametrize("text", list(documented("[seconds]")))
+def test_documented_costs_are_right(text):
+    assert refused(COSTS, tomllib.loads(text)) == []
 
 
 def test_every_baseline_is_right():
@@ -204,6 +225,45 @@ def test_report_with_a_cell_is_right():
     assert refused(GATE, set_value(report_content(), ("models", 0, "variants", 0, "latency"), [CELL])) == []
 
 
+@pytest.fixture
+def fleet_content(tmp_path):
+    """A fleet.json of two machines, with a file that they can share and one with a number that is not finite."""
+    plain = {"variant": "plain", "graph": "sha256:1", "bytes": 4, "closeness": {"max_abs_error": 1e-7}}
+    failed = {**report_content()["models"][0]["variants"][0], "graph": "sha256:2"}
+    content = set_value(report_content(), ("models", 0, "variants"), [plain, failed])
+    for tier in ("avx2", "sse"):
+        (tmp_path / tier).mkdir()
+        (tmp_path / tier / "gate.json").write_text(json.dumps(set_value(content, ("machine", "tier"), tier)))
+    fleet.merge([tmp_path / "avx2", tmp_path / "sse"], tmp_path / "all")
+    return json.loads((tmp_path / "all" / "fleet.json").read_text())
+
+
+def test_report_of_a_fleet_is_right(fleet_content):
+    """With most of what one can hold."""
+    (model,) = fleet_content["models"]
+    assert all((fleet_content["remarks"], model["wishes"]))
+    assert model["shared"] == {"variants": "plain", "graph": "sha256:1"}
+    assert model["artifacts"][1]["places"]["sse"]["closeness"] == {"max_abs_error": None}
+    assert refused(FLEET, fleet_content) == []
+    assert refused(FLEET, set_value(fleet_content, ("models", 0, "shared"), None)) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "problem"),
+    [
+        (("schema",), ..., "'schema' is a required property"),
+        (("schema",), FLEET_SCHEMA + 1, rf"schema: {FLEET_SCHEMA} was expected"),
+        (("verdict",), "passed", "'passed' is not one of"),
+        (("machines", 0, "place"), ..., "'place' is a required property"),
+        (("models", 0, "artifacts", 0, "bytes"), "4 MB", "'4 MB' is not of type 'integer'"),
+        (("models", 0, "artifacts", 0, "places", "sse", "closeness", "max_abs_error"), "small", "'small' is not valid"),
+        (("models", 0, "wishes", 0, "for the"), ..., "'for the' is a required property"),
+    ],
+)
+def test_damaged_report_of_a_fleet_is_refused(fleet_content, path, value, problem):
+    assert re.search(problem, "\n".join(refused(FLEET, set_value(fleet_content, path, value))))
+
+
 @pytest.mark.parametrize("name", ["reference.json", "avx2.json", "conformance.json"])
 @pytest.mark.parametrize(
     ("path", "value"),
@@ -240,10 +300,47 @@ def test_wrong_model_toml_is_refused(text, problem):
         assert re.search(problem, "\n".join(refused(MODEL, tomllib.loads(embedder + text), draft)))
 
 
+SCORE = {"kind": "similarity", "inputs": ["a", "b"], "value": 0.5}
+PUBLICATION = {"source": "a page", "precision": "fp16", "tolerance": 0.01, "why": "it rounds", "score": [SCORE]}
+
+
+@pytest.mark.parametrize("draft", DRAFTS)
+@pytest.mark.parametrize(
+    ("path", "value", "problem"),
+    [
+        ((), [], r"document: \[\] (should be non-empty|is too short)"),
+        ((0, "tolerance"), 0, r"document\[0\].tolerance: 0 is less than or equal to the minimum of 0"),
+        ((0, "why"), ..., "'why' is a required property"),
+        ((0, "reason"), "it rounds", "'reason' was unexpected"),
+        ((0, "score", 0, "value"), "0.5", "'0.5' is not of type 'number'"),
+        ((0, "score", 0, "label"), -1, "-1 is less than the minimum of 0"),
+    ],
+)
+def test_wrong_published_toml_is_refused(path, value, problem, draft):
+    wrong = set_value({"document": [PUBLICATION]}, ("document", *path), value)
+    assert re.search(problem, "\n".join(refused(PUBLISHED, wrong, draft)))
+
+
+@pytest.mark.parametrize("draft", DRAFTS)
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ({}, "'seconds' is a required property"),
+        ({"seconds": {"a": 0}}, "seconds.a: 0 is less than or equal to the minimum of 0"),
+        ({"seconds": {"a": "1 h"}}, "seconds.a: '1 h' is not of type 'number'"),
+        ({"seconds": {}, "minutes": {}}, "'minutes' was unexpected"),
+    ],
+)
+def test_wrong_costs_toml_is_refused(content, problem, draft):
+    assert re.search(problem, "\n".join(refused(COSTS, content, draft)))
+
+
 def test_what_other_plugins_add_is_right():
     ours = 'task = "our-task"\nsource = "seeded:bert@7"\nmax_length = 64\nvariants = ["ours"]\n'
     assert refused(MODEL, tomllib.loads(ours)) == []
     assert "O2" in MODEL.file.read_text()
+    assert refused(PUBLISHED, {"document": [set_value(PUBLICATION, ("score", 0, "kind"), "our-kind")]}) == []
+    assert "colbert" in PUBLISHED.file.read_text()
 
 
 # ------------------------------------------------------------------------------------- when `schema` counts up

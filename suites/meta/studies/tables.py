@@ -1,7 +1,8 @@
-"""The tables of docs/reference/, made of the tables and docstrings of the code when the site is built.
+"""The tables of docs/reference/, made of the tables and docstrings of the code.
 
-A page has a block whose language is `{table-of}` and whose first word names one of TABLES; conf.py puts the table in
-its place. Nothing here imports PyTorch or Transformers.
+python -m suites.meta.studies.tables
+
+writes each of TABLES anew between the two comments that name it in a page.
 """
 
 from __future__ import annotations
@@ -31,9 +32,15 @@ from fixtures.scoring.closeness import METRICS
 from fixtures.scoring.task_guide import TASK_GUIDE
 from fixtures.scoring.tasks import TASKS
 
-ROOT = Path(__file__).resolve().parents[1]
-BLOCK = re.compile(r"^```\{table-of\} ([a-z-]+)\n.*?^```$", re.MULTILINE | re.DOTALL)
-"""A place for a table. What stands inside is for people who read the page without the site."""
+ROOT = Path(__file__).resolve().parents[3]
+PAGES = ROOT / "docs" / "reference"
+COMMAND = "tox run -e tables"
+BLOCK = re.compile(
+    rf"^(?P<begin><!-- Table (?P<name>[a-z-]+), written by: {COMMAND} -->)\n.*?"
+    r"^(?P<end><!-- end of table (?P=name) -->)$",
+    re.MULTILINE | re.DOTALL,
+)
+"""A place for a table."""
 WORDS = {"StrType": "text", "IntType": "whole number", "FloatType": "number", "BoolType": "true or false"}
 TABLES_OF_ITEMS = "tables "
 """What begins the words for a list of tables in model.toml."""
@@ -345,13 +352,6 @@ def _table_link(name: str) -> str:
     return f"{kind}[`{name}`](#{name.strip('[]')})"
 
 
-def schemas() -> str:
-    """Return a list of the JSON Schemas in docs/schemas/, if there are some."""
-    files = sorted((ROOT / "docs" / "schemas").glob("*.json"))
-    links = [f"[{file.name}](../schemas/{file.name})" for file in files]
-    return f"JSON Schemas, for editors and programs: {', '.join(links)}.\n" if links else ""
-
-
 TABLES: Mapping[str, Callable[[], str]] = {
     "options": command_line,
     "exit-statuses": exit_statuses,
@@ -364,10 +364,14 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "accuracy-checks": lambda: checks("accuracy"),
     "gate-json": report_fields,
     "model-toml": model_keys,
-    "schemas": schemas,
 }
 
 
-def filled(text: str) -> str:
-    """Return a page with its tables; a name that is none of TABLES raises a KeyError."""
-    return BLOCK.sub(lambda block: TABLES[block[1]](), text)
+def filled(page: str) -> str:
+    """Return the text of a page with its tables as they are now; a name that is none of TABLES raises a KeyError."""
+    return BLOCK.sub(lambda block: f"{block['begin']}\n\n{TABLES[block['name']]()}\n{block['end']}", page)
+
+
+if __name__ == "__main__":
+    for file in sorted(PAGES.glob("*.md")):
+        file.write_text(filled(file.read_text(encoding="utf-8")), encoding="utf-8")
