@@ -93,6 +93,7 @@ def variant(task: str, name: str, grid: str) -> VariantResult:
         speed=speed,
         approved_speed=msgspec.structs.replace(speed, ratio=1.8, interval=(1.79, 1.81)),
         limits=[LIMIT] if name.startswith("O2") else [],
+        limits_in_short=["right padding only"] if name.startswith("O2") else [],
         checks=checks,
         load_ms=80.0,
         probe_errors=ProbeErrors(metrics[0], 412, [error * math.exp((rank - 199) / 40) for rank in range(200)]),

@@ -37,6 +37,7 @@ from fixtures.gate.command_line import parse
 from fixtures.gate.context import make_context
 from fixtures.gate.measured import Measured
 from fixtures.gate.session import Gate
+from fixtures.models.limit_words import LIMIT_WORDS
 from fixtures.models.sentence_transformers import ModuleSettings
 from fixtures.models.settings import Prompts
 from fixtures.plugin.items import reproducing_command
@@ -845,7 +846,7 @@ def test_limits_of_recipes_and_providers_are_of_checks_that_exist():
     """A limit of a check that no suite has would never be met."""
     limits = [limit for variant in VARIANT.values() for limit in recipe_limits(variant)]
     limits += itertools.chain.from_iterable(PROVIDER_LIMITS.values())
-    assert {limit.check.partition("[")[0] for limit in limits} <= CHECKS
+    assert {check.partition("[")[0] for check in [*(limit.check for limit in limits), *LIMIT_WORDS]} <= CHECKS
 
 
 @pytest.mark.parametrize(("variant", "is_named"), [("plain", False), ("fp16", True)])

@@ -497,9 +497,12 @@ def move_stored_scores(folder, name, by):
 MASKS = "suites/conformance/test_masks.py"
 
 
+def variant_of(house, name):
+    return next(variant for variant in house.gate()["models"][0]["variants"] if variant["variant"] == name)
+
+
 def checks(house, variant):
-    model = house.gate()["models"][0]
-    return next(one for one in model["variants"] if one["variant"] == variant)["checks"]
+    return variant_of(house, variant)["checks"]
 
 
 def test_known_limit_is_reported_and_no_failure(house):
@@ -513,6 +516,8 @@ def test_known_limit_is_reported_and_no_failure(house):
     for part in ("takes the mask for the index of the last token", "issues/18945", "measured: tiny O2: max_abs_error"):
         assert part in found["text"]
     assert {one["status"] for one in checks(house, "O2-raw-mask").values()} == {"pass"}
+    assert variant_of(house, "O2")["limits_in_short"] == ["right padding only"]
+    assert 'aria-describedby="limit-1-0">right padding only</a>' in (house.report / "index.html").read_text()
     page = (house.report / "gate.md").read_text()
     assert "Known limits" in page
     assert "scores_hold_under_mask\\[left-padding] | - | limit | pass |" in page

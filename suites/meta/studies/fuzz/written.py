@@ -169,7 +169,8 @@ def report(status: Status) -> bytes:
             approved_speed=SPEED, undecided=[UNDECIDED], load_ms=9.0, cold_start_ms=700.0, rss_mb=200.0,
             workloads=[Workload(8, True, 50.0, 0.1)], callers=[Callers(2, 1, 60.0, 30.0, 33.0)], overflow=0.01,
             overflow_cause="kernel: sums are wrong", checks={"graph_is_valid_onnx": Check(Status.PASS, "fine")},
-            operators={"com.microsoft.Attention": 6}, ready_made=["opset 17"], limits=["known"], stale=["faster"],
+            operators={"com.microsoft.Attention": 6}, ready_made=["opset 17"], limits=["known"],
+            limits_in_short=["brief"], stale=["faster"],
             thresholds=[THRESHOLD],
         )
         for name in ("plain", "O2", "quantized", "quantized@1.23.2")
