@@ -63,6 +63,23 @@ def build(store, *steps, count=2):
     return {labels[name]: error for name, error in failed.items()}, [entry.label for entry in built]
 
 
+def test_steps_that_fail_and_those_behind_them_are_given_up_once(store):
+    """What shows the steps that run would show them for as long as others are built."""
+    failing = Step(obey, "tiny failing", (), {"error": "as planned"})
+    behind = Step(obey, "tiny behind", (failing,), {"number": 1})
+    slow = Step(obey, "tiny slow", (), {"seconds": 60})
+    sound = Step(obey, "tiny sound", (), {"number": 2})
+    given_up: list[tuple[str, str]] = []
+    build_all(
+        store,
+        dict.fromkeys([behind, slow, sound], ModelSize()),
+        Limits(2, 2**33, 3),
+        lambda built, _: None,
+        given_up=lambda label, key: given_up.append((label, key)),
+    )
+    assert sorted(given_up) == sorted((step.label, key_of(step.document)) for step in (failing, behind, slow))
+
+
 def process_of(store, step):
     """Return the id of the process that built a step, that of its parent, and whether it had PyTorch before."""
     pid, parent, has_torch = (store.run(step).folder / "process").read_text().split()
