@@ -10,12 +10,14 @@ import pytest
 
 from fixtures.baselines.tolerances import ProvenanceChange
 from fixtures.models.content import visible
-from fixtures.report import changes, files, page
+from fixtures.report import changes, files, fleet, history_page, page
+from fixtures.report.history import Point, Series, speed_changes
 from fixtures.report.results import Status
 from suites.meta.page_results import COMMAND, HOSTILE, LIMIT, NO_GPU, approval, page_results, without_latencies
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 WIDTHS = (1280, 360)
+PAGES = ("passing", "failing", "untimed", "history", "fleet")
 MEGABYTE = 10**6
 
 
@@ -34,16 +36,30 @@ def browser():
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory):
-    """The pages of a run that passes, of one that fails, and of one that timed nothing."""
+    """The pages of a run that passes, of one that fails, of one that timed nothing, with a history, and of a fleet."""
     contents = {
         "passing": page_results(),
         "failing": page_results(failing=True),
         "untimed": without_latencies(page_results()),
+        "history": page_results(),
     }
+    contents["failing"].machine.tier = "avx2"
     folders = {name: tmp_path_factory.mktemp(name) for name in contents}
     for name, results in contents.items():
         files.write(files.printable(results), folders[name])
-    return {name: folder / "index.html" for name, folder in folders.items()}
+    points = {
+        Series(
+            f"suites/latency/test_speed.py::test_speed[an-embedder-{name}]", "plain at 1x128", "avx512, 2 threads"
+        ): [
+            Point(f"2026-01-{day:02}T10:00", "c0ffee", (1.5 if day < 13 else 1.2) + day % 3 / 1e3, {}, 1e-6)
+            for day in range(1, 25)
+        ]
+        for name in ("O2", "quantized")
+    }
+    history_page.add(folders["history"], points, speed_changes(points))
+    merged = tmp_path_factory.mktemp("fleet")
+    fleet.merge([folders["passing"], folders["failing"]], merged)
+    return {name: folder / "index.html" for name, folder in folders.items()} | {"fleet": merged / "fleet.html"}
 
 
 class Opened:
@@ -59,6 +75,11 @@ class Opened:
         self.tab.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.address = file.as_uri()
         self.tab.goto(self.address)
+
+    def unfold(self):
+        """Unfold all that is folded; a page without such has no button."""
+        for button in self.tab.get_by_role("button", name="Unfold all").all():
+            button.click()
 
     def table(self, label):
         """Return the table in the scrolling box of this name."""
@@ -77,6 +98,27 @@ def opened(browser, reports, request):
 
 
 # ------------------------------------------------------------------------------------- what it says
+
+
+def test_fleet_answers_first_and_shows_failures_whole(browser, reports):
+    """The run that failed says on which machine, and how to repeat it."""
+    opened = Opened(browser, reports["fleet"])
+    tab = opened.tab
+    assert tab.locator(".verdict p").all_inner_texts() == ["✗ FAIL", "No: 1 failed check in 2 runs."]
+    assert tab.locator("main h2").all_inner_texts() == ["Failures", "an-embedder", "a-<b>reranker</b>", "Machines"]
+    assert tab.locator(".failure h3").inner_text() == "avx2: an-embedder O3: scores stay within ceiling"
+    assert tab.locator(".failure pre.command").inner_text() == COMMAND
+    rows = opened.table("Which file passes on which machine, with its max_abs_error").locator("tbody tr")
+    assert "plain" in rows.first.inner_text()
+    tab.context.close()
+
+
+def test_history_has_its_step_and_its_plots(browser, reports):
+    opened = Opened(browser, reports["history"])
+    section = opened.tab.locator("#history")
+    assert section.locator("svg.plot").count() == 2
+    assert "since 2026-01-13T10:00: test_speed[an-embedder-O2] is 1.2" in section.inner_text()
+    opened.tab.context.close()
 
 
 def test_plots_are_drawn(opened):
@@ -316,10 +358,10 @@ def test_print_has_what_is_folded(opened):
 # ------------------------------------------------------------------------------------- what it must not
 
 
-@pytest.mark.parametrize("name", ["passing", "failing", "untimed"])
+@pytest.mark.parametrize("name", PAGES)
 def test_nothing_is_asked_for_and_nothing_complains(browser, reports, name):
     opened = Opened(browser, reports[name])
-    opened.tab.get_by_role("button", name="Unfold all").click()
+    opened.unfold()
     for button in opened.tab.locator("th button").all()[:40]:
         button.click()
     assert opened.requests == [opened.address]
@@ -361,7 +403,13 @@ def test_foreign_script_and_style_are_refused(opened):
 
 @pytest.mark.parametrize(
     ("name", "width", "scheme"),
-    [("passing", 1280, "light"), ("failing", 360, "dark")],
+    [
+        ("passing", 1280, "light"),
+        ("failing", 360, "dark"),
+        ("history", 1280, "dark"),
+        ("fleet", 1280, "light"),
+        ("fleet", 360, "dark"),
+    ],
 )
 def test_axe_finds_no_violation(browser, reports, name, width, scheme):
     from axe_playwright_python.sync_playwright import Axe
@@ -369,21 +417,21 @@ def test_axe_finds_no_violation(browser, reports, name, width, scheme):
     opened = Opened(
         browser, reports[name], viewport={"width": width, "height": 900}, color_scheme=scheme, bypass_csp=True
     )
-    opened.tab.get_by_role("button", name="Unfold all").click()
+    opened.unfold()
     found = Axe().run(opened.tab)
     assert found.violations_count == 0, found.generate_report()
     assert len(found.response["passes"]) > 20
     opened.tab.context.close()
 
 
-@pytest.mark.parametrize("name", ["passing", "failing"])
+@pytest.mark.parametrize("name", PAGES)
 @pytest.mark.parametrize("width", WIDTHS)
 def test_page_is_no_wider_than_the_screen(browser, reports, width, name, pytestconfig):
     """Unfolded as well. What it looks like is kept beside the report of the run."""
     opened = Opened(browser, reports[name], viewport={"width": width, "height": 900})
     shots = Path(pytestconfig.option.report) / "screenshots"
     opened.tab.screenshot(path=shots / f"{name}-{width}.png", full_page=True)
-    opened.tab.get_by_role("button", name="Unfold all").click()
+    opened.unfold()
     assert opened.tab.evaluate("document.documentElement.scrollWidth") == width
     opened.tab.context.close()
 
