@@ -110,6 +110,15 @@ def test_nothing_is_recommended_of_a_model_that_failed_itself_anywhere(tmp_path)
     assert merged.preferences("m").rows == []
 
 
+def test_failure_of_a_model_itself_is_of_one_machine_whatever_versions_ran_there(tmp_path):
+    """Under --emulate one run has several versions, each a place of its own."""
+    variants = [variant("plain", "p", 1e-6, 1.0), variant("plain@1.23.2", "p", 1e-6, 1.0)]
+    failure = Failure("m", "", "reference_is_the_approved_one", "m reference: it drifted")
+    folder = report(tmp_path / "a", "emulated-avx2", variants, failures=[failure], verdict=Status.FAIL)
+    told = "reference_is_the_approved_one failed on emulated-avx2, onnxruntime 1.32.0"
+    assert fleet.read([folder]).obstacles("m") == [told]
+
+
 @pytest.mark.parametrize(
     ("models", "reason"),
     [([], "no report of it"), ([ModelResult("m", "", "embedding", reason="no checkpoint here")], "no checkpoint here")],

@@ -29,7 +29,7 @@ from fixtures.models.matryoshka import read_matryoshka_widths
 from fixtures.models.sentence_transformers import NO_MODULES
 from fixtures.models.settings import ModelError
 from fixtures.models.widths import check_widths
-from fixtures.retrieval.indexes import IndexRankings
+from fixtures.retrieval.indexes import IndexRankings, compare_index_grades, index_names, key_in_index
 from fixtures.retrieval.quality import GRADES
 from fixtures.retrieval.ranking import NOTHING
 from fixtures.retrieval.retrieve import RUN_FILE
@@ -486,3 +486,12 @@ def test_artifact_that_is_normalised_after_the_cut_is_named(house, tmp_path):
     assert "cut to 16 numbers and then normalised" in messages["scores_stay_within_ceiling"]
     rows = rows_of(house)
     assert rows["float32@8"]["min_cosine"] > 0.99999, "directions are right, and an index of unit vectors sees nothing"
+
+
+def test_run_of_another_width_has_no_grades_to_compare():
+    """Such an artifact is not searched in an index; its scores' check tells of the width."""
+    grades = {grade: np.array([1.0, 0.5]) for grade in GRADES}
+    names = [key_in_index(index, grade) for index in index_names([8, 32]) for grade in GRADES]
+    reference = grades | dict.fromkeys(names, np.array([0.5, 0.5]))
+    assert [row.index for row in compare_index_grades(reference, reference, [8, 32], 0.1)] == NAMES
+    assert compare_index_grades(reference, grades, [8, 32], 0.1) == []

@@ -18,7 +18,14 @@ from fixtures.export.layout import layout_parameters, put_configuration
 from fixtures.export.onnx_export import finish, finish_parameters
 from fixtures.models.files import checkpoint_digest, checkpoint_sums
 from fixtures.models.inference import infer, render
-from fixtures.models.late_interaction import DEFAULTS, asked_for, complete, read_asked_for, read_late_interaction
+from fixtures.models.late_interaction import (
+    DEFAULTS,
+    asked_for,
+    complete,
+    read_asked_for,
+    read_late_interaction,
+    write_asked_for,
+)
 from fixtures.models.length_limits import read_limits
 from fixtures.models.sentence_transformers import CONFIG_FILE, ModuleLayer
 from fixtures.models.settings import ModelError, Settings
@@ -445,3 +452,14 @@ def test_model_toml_that_says_otherwise_is_named(house, folder, keys, message):
     with pytest.raises(AssertionError, match=message):
         test_tokenizer.test_pooling_is_the_checkpoints_own(subject)
     test_tokenizer.test_pooling_is_the_checkpoints_own(judged(house, folder))
+
+
+def test_folder_without_pylates_file_gets_one_that_says_what_it_is(base, tmp_path):
+    """A folder that an older ColBERT saved has none: what it is judged as stands in model.toml."""
+    checkpoint, folder = tmp_path / "checkpoint", tmp_path / "artifact"
+    checkpoint.mkdir()
+    folder.mkdir()
+    asked = read_asked_for(base / CONFIG_FILE)
+    write_asked_for(checkpoint, folder, asked)
+    assert read_asked_for(folder / CONFIG_FILE) == asked
+    assert json.loads((folder / CONFIG_FILE).read_text())["model_type"] == "ColBERT"

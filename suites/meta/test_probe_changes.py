@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -12,8 +13,10 @@ import tokenizers
 from scipy.stats import kendalltau
 
 from fixtures.arrays import unit_rows
+from fixtures.baselines.files import Provenance
 from fixtures.gate.probe_changes import changes_of_candidate, changes_of_variant, cut, error_distribution
 from fixtures.gate.short_scores import TERMS, VIEWS, view_of
+from fixtures.gate.since_approval import reference_since_approval
 from fixtures.models.content import CONTROLS
 from fixtures.report import files, index_page, probe_tables
 from fixtures.report.probe_results import (
@@ -618,6 +621,21 @@ def test_processes_and_shards_say_the_same(approved, tmp_path):
     results = approved.gate()
     assert sorted(part["models"] for part in results["parts"]) == [["embedder"], ["reranker"]]
     assert shown({model["name"]: model for model in results["models"]}) == shown(whole)
+
+
+@pytest.mark.parametrize(("reference", "changed"), [(np.zeros(3), ["probes"]), (None, [])])
+def test_few_probes_without_a_reference_are_no_change_since_the_approval(reference, changed):
+    """Where nobody scores the reference, as under emulation, a part of the probes is judged."""
+    provenance = Provenance("sha256:m", {"onnxruntime": "1.32.0"}, "avx2", "a processor", "2026-01-31")
+    approved = SimpleNamespace(
+        reference=reference, reference_file=SimpleNamespace(probes="sha256:all", provenance=provenance)
+    )
+    subject: Any = SimpleNamespace(
+        approved=approved, available_plan=object(), probes_digest="sha256:few", provenance=lambda: provenance
+    )
+    since = reference_since_approval(subject, None)
+    assert since is not None
+    assert [change.what for change in since.changes] == changed
 
 
 def test_what_changed_since_the_approval_is_named(approved):
