@@ -29,7 +29,7 @@ from fixtures.models.matryoshka import read_matryoshka_widths
 from fixtures.models.sentence_transformers import NO_MODULES
 from fixtures.models.settings import ModelError
 from fixtures.models.widths import check_widths
-from fixtures.retrieval.indexes import IndexRankings, compare_index_grades, index_names, key_in_index
+from fixtures.retrieval.indexes import IndexRankings, compare_index_grades, key_in_index
 from fixtures.retrieval.quality import GRADES
 from fixtures.retrieval.ranking import NOTHING
 from fixtures.retrieval.retrieve import RUN_FILE
@@ -39,7 +39,7 @@ from fixtures.runtimes.torch_runtime import TorchRuntime
 from fixtures.scoring import closeness
 from fixtures.scoring.closeness import Layout
 from fixtures.scoring.embedding_quantization import quantize, ranges_of, signs
-from fixtures.scoring.index import NormOrder, compare_in_indexes, cut, norms_of
+from fixtures.scoring.index import NormOrder, compare_in_indexes, cut, index_names, norms_of
 from fixtures.scoring.own_files import QRELS_FILE, read_passages, read_qrels, read_queries
 from fixtures.scoring.scores import score
 from suites.accuracy import test_index
