@@ -1,4 +1,5 @@
-"""Optimum's exporter and PyTorch's own, side by side on the embedded models: size, error under padding, and latency.
+"""Optimum's exporter and PyTorch's own, side by side: size, error under padding and latency of the embedded models, and
+latency of the zoo.
 
 tox run -e exporters                # writes docs/exporters.md
 
@@ -18,28 +19,28 @@ import numpy as np
 
 from fixtures.arrays import Array
 from fixtures.build.needs import ModelSize
-from fixtures.build.store import Store
-from fixtures.build.workers import Limits, build_all
 from fixtures.export import recipes
-from fixtures.export.variants import VARIANT
-from fixtures.gate.subject import read_model
+from fixtures.gate.case import Case, problem_of
+from fixtures.gate.command_line import parse
+from fixtures.gate.context import make_context
+from fixtures.gate.session import Gate
+from fixtures.gate.timing import shape_of
 from fixtures.latency.pairs import feeds_of
 from fixtures.latency.ratios import median_ratio
-from fixtures.models.checkpoints import find_checkpoint
 from fixtures.runtimes import hardware
 from fixtures.runtimes.onnx_runtime import OnnxRuntime
-from fixtures.runtimes.providers import MODEL_FILE
 from fixtures.runtimes.session import Feeds
 from fixtures.runtimes.torch_runtime import TorchRuntime
-from fixtures.scoring.encoded import LONG_FILE, EncodedLongText
-from fixtures.scoring.tasks import TASKS
-from fixtures.scoring.tokens import plan_tokens
+from fixtures.scoring.encoded import EncodedLongText
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "docs" / "exporters.md"
-MODELS = ("minilm-l6", "minilm-reranker")
 VARIANTS = ("plain", "O1", "O2", "O3", "quantized", "O2-quantized", "O3-quantized")
 SHAPES = ((1, 16), (1, 128), (8, 128), (1, 256))
+MAKERS = {"optimum": "Optimum", "torch": "PyTorch"}
+"""Exporter -> whose it is."""
+ZOO_VARIANTS = ("plain", "O2", "quantized", "O2-quantized")
+ZOO_SHAPE = (8, 64)
 ROUNDS, ROUNDS_S = 200, 4
 """Rounds of each at most, and seconds that a ratio may take."""
 BEGIN, END = "<!-- Written by: tox run -e exporters -->", "<!-- end of what tox run -e exporters writes -->"
@@ -77,68 +78,106 @@ def ratio_of(runtimes: Sequence[OnnxRuntime], feeds: Feeds) -> tuple[float, tupl
     return median_ratio(*seconds)
 
 
-def compare(name: str, store: Store) -> list[str]:
-    """Return rows of the table for one model."""
-    machine, model = hardware.detect(), read_model(ROOT / "baselines" / name)
-    checkpoint, task = find_checkpoint(model), TASKS[model.settings.task]
-    root = recipes.prepare(model.name, checkpoint, model.settings.source, task.auto_class)
-    tokens = plan_tokens(model, root)
-    plans = {
-        (exporter, variant): recipes.plan(
-            model.name,
-            VARIANT[variant],
-            root,
-            task.export_task,
-            machine,
-            exporter=exporter,
-            traced=task.traced(position_ids=False),
-        )
+def gates_of(baselines: Path, store: Path) -> dict[str, Gate]:
+    """Return a gate of the same models for each exporter."""
+    values = {"baselines": str(baselines), "store": str(store), "report": str(store / "report")}
+    return {
+        exporter: Gate(make_context(parse((values | {"exporter": exporter}).get, ci=True)))
         for exporter in recipes.EXPORTERS
-        for variant in VARIANTS
     }
-    build_all(
-        store, dict.fromkeys([*plans.values(), tokens], ModelSize()), Limits(2, 2**33), lambda built, _: print(built)
-    )
-    long = EncodedLongText.load(store.run(tokens).folder / LONG_FILE)
-    folder = checkpoint.folder if root is checkpoint else store.run(root).folder  # type: ignore[arg-type]
-    assert folder is not None
-    torch = TorchRuntime(folder, task.auto_class, machine.threads)
-    (output,) = task.outputs
-    feeds = padded(long)
-    expected = {side: torch(batch) for side, batch in feeds.items()}
+
+
+def pairs_of(gates: Mapping[str, Gate], variants: Sequence[str]) -> list[tuple[str, str, dict[str, Case | str]]]:
+    """Build some variants of every model with each exporter.
+
+    Returns:
+        Model, variant, and for each exporter the variant as it made it, or why there is none, in words.
+    """
+    cases: dict[tuple[str, str], dict[str, Case | str]] = {}
+    for exporter, gate in gates.items():
+        planned = [gate.case(subject, variant) for subject in gate.load() for variant in variants]
+        built = [case for case in planned if not case.unavailable]
+        needed = {step: ModelSize() for case in built for step in (case.step, case.subject.plan.tokens)}
+        gate.context.build(needed, lambda made, _: print(made, flush=True))
+        for case in planned:
+            cases.setdefault((case.subject.name, case.variant.name), {})[exporter] = (
+                case.unavailable or problem_of(case) or case
+            )
+    return [(model, variant, made) for (model, variant), made in sorted(cases.items(), key=lambda item: item[0][0])]
+
+
+def open_all(cases: Mapping[str, Case]) -> list[OnnxRuntime]:
+    """Open a session of each exporter's file on all threads."""
+    return [OnnxRuntime(case.file, case.context.machine.threads) for case in cases.values()]
+
+
+def compare_embedded(store: Path) -> list[list[str]]:
+    """Return the rows of the embedded models: sizes, errors under padding, and latency over shapes."""
     rows = []
-    for variant in VARIANTS:
-        files = {exporter: store.run(plans[exporter, variant]).folder / MODEL_FILE for exporter in recipes.EXPORTERS}
-        runtimes = {exporter: OnnxRuntime(file, machine.threads) for exporter, file in files.items()}
-        cells = [f"{name} {variant}", " / ".join(f"{file.stat().st_size / 1e6:.1f}" for file in files.values())]
-        for side, batch in feeds.items():
-            errors = [
-                error_of(runtime(batch), expected[side], output, batch["attention_mask"])
-                for runtime in runtimes.values()
-            ]
+    for model, variant, made in pairs_of(gates_of(ROOT / "baselines", store), VARIANTS):
+        cases = {exporter: case for exporter, case in made.items() if isinstance(case, Case)}
+        subject = next(iter(cases.values())).subject
+        torch = TorchRuntime(subject.weights_folder, subject.task.auto_class, subject.context.machine.threads)
+        (output,) = subject.task.outputs
+        runtimes = open_all(cases)
+        cells = [f"{model} {variant}", " / ".join(f"{case.file.stat().st_size / 1e6:.1f}" for case in cases.values())]
+        for batch in padded(subject.long).values():
+            expected = torch(batch)
+            errors = [error_of(runtime(batch), expected, output, batch["attention_mask"]) for runtime in runtimes]
             cells.append(" / ".join(f"{error:.1e}" for error in errors))
-        for shape in SHAPES:
-            ratio, (low, high) = ratio_of(list(runtimes.values()), feeds_of(long, *shape))
-            cells.append(f"{ratio:.2f} ({low:.2f} to {high:.2f})")
-        rows.append(f"| {' | '.join(cells)} |")
-        print(rows[-1], flush=True)
+        rows.append([*cells, *(in_words(ratio_of(runtimes, feeds_of(subject.long, *shape))) for shape in SHAPES)])
+        print(table_row(rows[-1]), flush=True)
     return rows
 
 
-def page(rows: Sequence[str]) -> str:
+def compare_zoo(store: Path) -> list[list[str]]:
+    """Return the rows of the zoo: how many times faster PyTorch's graph of each variant is, at one shape."""
+    rows: dict[str, list[str]] = {}
+    for model, variant, made in pairs_of(gates_of(ROOT / "baselines" / "zoo", store), ZOO_VARIANTS):
+        cases = {exporter: case for exporter, case in made.items() if isinstance(case, Case)}
+        if missing := made.keys() - cases.keys():
+            print(f"{model} {variant}: {made[min(missing)]}", flush=True)
+            cell = f"no graph of {' and '.join(MAKERS[exporter] for exporter in sorted(missing))}"
+        else:
+            feeds = shape_of(next(iter(cases.values())).subject, *ZOO_SHAPE)
+            cell = in_words(ratio_of(open_all(cases), feeds))
+        rows.setdefault(model, [model]).append(cell)
+        print(f"{model} {variant}: {cell}", flush=True)
+    return list(rows.values())
+
+
+def in_words(measured: tuple[float, tuple[float, float]]) -> str:
+    ratio, (low, high) = measured
+    return f"{ratio:.2f} ({low:.2f} to {high:.2f})"
+
+
+def table_row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table in Markdown."""
+    return [table_row(header), table_row(["---"] * len(header)), *map(table_row, rows)]
+
+
+def page(embedded: Sequence[Sequence[str]], zoo: Sequence[Sequence[str]]) -> str:
     machine = hardware.detect()
     shapes = [f"{batch}x{length}" for batch, length in SHAPES]
-    header = ["variant", "MB", "error, right padding", "error, left padding", *shapes]
-    lines = [
-        f"Measured on {machine.cpu}, tier {machine.tier}, {machine.threads} threads, {time.strftime('%Y-%m-%d')}. In a "
-        "cell Optimum stands before PyTorch; a ratio says how many times faster PyTorch's graph is, with its 95 % "
-        "interval.",
-        "",
-        f"| {' | '.join(header)} |",
-        f"| {' | '.join('---' for _ in header)} |",
-        *rows,
-    ]
-    return "\n".join(lines)
+    zoo_shape = "x".join(map(str, ZOO_SHAPE))
+    return "\n".join(
+        [
+            f"Measured on {machine.cpu}, tier {machine.tier}, {machine.threads} threads, {time.strftime('%Y-%m-%d')}. "
+            "In a cell Optimum stands before PyTorch; a ratio says how many times faster PyTorch's graph is, with its "
+            "95 % interval.",
+            "",
+            *table(["variant", "MB", "error, right padding", "error, left padding", *shapes], embedded),
+            "",
+            f"The zoo at {zoo_shape}: models of two layers and 32 numbers a token, where what a graph costs beside its "
+            "products weighs most.",
+            "",
+            *table(["model", *ZOO_VARIANTS], zoo),
+        ]
+    )
 
 
 def main() -> None:
@@ -146,10 +185,10 @@ def main() -> None:
     parser.add_argument("--store", type=Path, help="by default a temporary one")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="exportgate-") as folder:
-        store = Store(options.store or Path(folder))
-        rows = [row for name in MODELS for row in compare(name, store)]
+        store = options.store or Path(folder)
+        written = page(compare_embedded(store), compare_zoo(store))
     before, _, rest = PAGE.read_text().partition(BEGIN)
-    PAGE.write_text(f"{before}{BEGIN}\n\n{page(rows)}\n\n{END}{rest.partition(END)[2]}")
+    PAGE.write_text(f"{before}{BEGIN}\n\n{written}\n\n{END}{rest.partition(END)[2]}")
 
 
 if __name__ == "__main__":
