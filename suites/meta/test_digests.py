@@ -7,7 +7,7 @@ import time
 import msgspec
 import pytest
 
-from fixtures.build.manifest import key_of
+from fixtures.build.step import key_of
 from fixtures.build.store import Store
 from fixtures.build.upkeep import verify_store
 from fixtures.models.digests import DIGESTS, LARGE_BYTES, SETTLED_S, Digests

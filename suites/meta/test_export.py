@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from fixtures.build import manifest
 from fixtures.build import step as build_step
-from fixtures.build.manifest import key_of
+from fixtures.build.step import key_of
 from fixtures.build.store import Store
 from fixtures.export import quantize, recipes, seeded
 from fixtures.export.quantize import quantize_fused

@@ -6,7 +6,7 @@ import json
 import msgspec
 import pytest
 
-from fixtures.build.manifest import key_of
+from fixtures.build.step import key_of
 from fixtures.models.settings import Model, Prompts, SettingError, Settings
 from fixtures.models.tables import OwnProbes
 from fixtures.scoring import own_probes, probes

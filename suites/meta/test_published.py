@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from fixtures.build.manifest import key_of
-from fixtures.build.step import Step
+from fixtures.build.step import Step, key_of
 from fixtures.build.store import StepFailed, Store
 from fixtures.export import recipes, seeded
 from fixtures.export.variants import VARIANT

@@ -7,8 +7,7 @@ import onnxruntime
 import pytest
 
 from fixtures.build import step
-from fixtures.build.manifest import key_of
-from fixtures.build.step import STEP_NAMES, Step, step_function
+from fixtures.build.step import STEP_NAMES, Step, key_of, step_function
 from fixtures.diagnosis import integers
 from fixtures.export import quantize, recipes
 from fixtures.export.variants import VARIANT

@@ -16,9 +16,9 @@ import pytest
 
 from fixtures.build import manifest
 from fixtures.build import store as stores
-from fixtures.build.manifest import Damaged, key_of, write_manifest
+from fixtures.build.manifest import Damaged, write_manifest
 from fixtures.build.needs import ModelSize
-from fixtures.build.step import Step, step_function
+from fixtures.build.step import Step, key_of, step_function
 from fixtures.build.store import Event, Location, StepFailed, Store, StoreError
 from fixtures.build.worker import Built
 from fixtures.build.workers import Limits, build_all

@@ -12,8 +12,7 @@ import pytest
 from filelock import FileLock
 
 from fixtures.build import disk, upkeep
-from fixtures.build.manifest import key_of
-from fixtures.build.step import Step, step_function
+from fixtures.build.step import Step, key_of, step_function
 from fixtures.build.store import Store, StoreError
 from fixtures.build.upkeep import Entry, Limits, Reason, decide, parse_limits
 from suites.meta.house import EMBEDDER, LOOSE, House

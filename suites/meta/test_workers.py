@@ -12,9 +12,8 @@ import pytest
 from filelock import FileLock
 
 from fixtures.build import workers
-from fixtures.build.manifest import key_of
 from fixtures.build.needs import NEEDS, ModelSize, Need, bytes_needed
-from fixtures.build.step import STEP_NAMES, Step, step_function
+from fixtures.build.step import STEP_NAMES, Step, key_of, step_function
 from fixtures.build.store import StepFailed, Store, StoreError
 from fixtures.build.worker import Built
 from fixtures.build.workers import Limits, build_all

@@ -19,7 +19,8 @@ from fixtures.baselines.errors import BaselineError
 from fixtures.baselines.files import Baseline, read_baseline
 from fixtures.baselines.tolerances import changes, tolerance
 from fixtures.baselines.transaction import APPROVALS, JOURNAL
-from fixtures.build.manifest import MANIFEST, Damaged, key_of
+from fixtures.build.manifest import MANIFEST, Damaged
+from fixtures.build.step import key_of
 from fixtures.build.store import Store, StoreError
 from suites.meta.house import ROOT
 from suites.meta.studies.fuzz.campaign import Attempt
