@@ -3,6 +3,7 @@
 import hashlib
 import os
 import time
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -122,6 +123,14 @@ def test_folder_that_cannot_be_written_is_no_error(digests, weights):
     digests.file.parent.write_text("a file in its place")
     digests.sha256_of(weights)
     digests.save()
+
+
+def test_user_without_a_folder_leaves_nothing(weights, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    digests = Digests(Path("~/.local/state/exportgate/digests.json"))
+    digests.sha256_of(weights)
+    digests.save()
+    assert not (tmp_path / "~").exists()
 
 
 def test_verification_of_the_store_reads_every_file(weights, tmp_path):
