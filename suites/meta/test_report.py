@@ -3,11 +3,13 @@
 import json
 import math
 import re
+import sys
 from html.parser import HTMLParser
 
 import markdown_it
 import msgspec
 import pytest
+from jinja2 import Environment, FileSystemLoader
 
 from fixtures.latency.records import Cell, Measurement, Quantity, Undecided
 from fixtures.models.length_limits import LengthLimits
@@ -564,3 +566,65 @@ def test_empty_run_is_reported(tmp_path):
         terminal.render(empty, 80, False)
         == "NOT JUDGED: no failed checks, and no scores were judged: no variant was selected"
     )
+
+
+# ----------------------------------------------------------------------------------------- compiled templates
+
+
+@pytest.fixture
+def compiled(tmp_path, monkeypatch):
+    """Return a function that makes an environment of templates of this test, as another run would."""
+    templates = tmp_path / "templates"
+    templates.mkdir()
+    monkeypatch.setattr(files, "TEMPLATES", FileSystemLoader(templates))
+    monkeypatch.setattr(files, "COMPILED", tmp_path / "compiled")
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+
+    def environment(text=None, name="html", **options):
+        if text is not None:
+            (templates / "page").write_text(text)
+        return files._environment(name, **options)
+
+    return environment
+
+
+def kept(tmp_path):
+    return sorted((tmp_path / "compiled").glob("*"))
+
+
+def test_template_is_compiled_once(compiled, tmp_path, monkeypatch):
+    assert compiled("a {{ word }}").get_template("page").render(word="b") == "a b"
+    assert len(kept(tmp_path)) == 1
+    monkeypatch.setattr(Environment, "compile", lambda *_: pytest.fail("it is compiled again"))
+    assert compiled().get_template("page").render(word="b") == "a b"
+
+
+def test_changed_template_is_compiled_again(compiled):
+    compiled("a").get_template("page").render()
+    assert compiled("b").get_template("page").render() == "b"
+
+
+def test_changed_options_in_the_module_count(compiled, monkeypatch):
+    compiled("a").get_template("page").render()
+    monkeypatch.setattr(files, "version_of", lambda distribution: "4")
+    monkeypatch.setattr(Environment, "compile", lambda *_: pytest.fail("it is compiled again"))
+    with pytest.raises(pytest.fail.Exception):
+        compiled().get_template("page")
+
+
+def test_what_escapes_and_what_does_not_are_kept_apart(compiled):
+    assert compiled("{{ text }}", name="markdown").get_template("page").render(text="<b>") == "<b>"
+    assert compiled(name="html", autoescape=True).get_template("page").render(text="<b>") == "&lt;b&gt;"
+
+
+@pytest.mark.parametrize("length", [0, 5, 16, 24, 40, 90, -1])
+def test_damaged_one_is_compiled_again(compiled, tmp_path, length):
+    compiled("a").get_template("page").render()
+    (file,) = kept(tmp_path)
+    file.write_bytes(file.read_bytes()[:length])
+    assert compiled().get_template("page").render() == "a"
+
+
+def test_where_nothing_can_be_kept_it_is_compiled_each_time(compiled, tmp_path):
+    files.COMPILED.write_text("a file in the folder's place")
+    assert compiled("a").get_template("page").render() == "a"
