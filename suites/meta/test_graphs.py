@@ -1,5 +1,7 @@
 """Functions of graphs read back what was put into a graph."""
 
+import tracemalloc
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -111,6 +113,44 @@ def test_wrong_scale_and_changed_weight_are_seen(quantize):
     assert all(steps_of(error) <= LARGEST_ERROR_STEPS for error in sound)
 
 
+def test_blocks_of_rows_have_the_error_of_all(quantize, monkeypatch):
+    model, quantized = quantize(per_channel=True)
+    whole = quantization.round_trip(model, quantized_weights(quantized))
+    monkeypatch.setattr(quantization, "BLOCK", 60)
+    blocks = quantization.round_trip(model, quantized_weights(quantized))
+    assert [(error.layer, error.steps) for error in blocks] == [(error.layer, error.steps) for error in whole]
+    assert [error.relative for error in blocks] == pytest.approx([error.relative for error in whole], rel=1e-12)
+
+
+def test_large_table_is_compared_in_little_more_memory_than_it_takes_in_floats(monkeypatch):
+    """One of 250,000 tokens took seven gigabytes."""
+    monkeypatch.setattr(quantization, "BLOCK", 1 << 16)
+    values = RANDOM.integers(0, 256, (1 << 16, 32), np.uint8)
+    scale, zero_point = np.full((1, 1), 0.1, np.float32), np.full((1, 1), 128, np.float32)
+    reader = helper.make_node("Gather", ["table", "ids"], ["embedded"], "/embeddings/word/Gather")
+    weight = quantization.QuantizedWeight(
+        "table", "table_quantized", "QUInt8", 8, values, scale, zero_point, (), ((reader, 0),)
+    )
+    table = numpy_helper.from_array(weight.floats(), "table")
+    model = helper.make_model(helper.make_graph([reader], "table", [], [], [table]))
+    tracemalloc.start()
+    (error,) = quantization.round_trip(model, [weight])
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert steps_of(error) == 0
+    assert peak_bytes < 1.5 * values.size * np.dtype(np.float32).itemsize
+
+
+def test_weight_of_another_shape_is_no_original(quantize):
+    model, quantized = quantize()
+    (table,) = (tensor for tensor in model.graph.initializer if tensor.name == "table")
+    table.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(table)[:-1], "table"))
+    lost = [
+        error.layer for error in quantization.round_trip(model, quantized_weights(quantized)) if error.steps is None
+    ]
+    assert lost == ["embeddings.word"]
+
+
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("rows", [64, 72], ids=["whole blocks", "last block in part"])
@@ -135,7 +175,7 @@ def test_weights_in_blocks_are_read_back(tmp_path, bits, symmetric, rows):
     assert (weight.name, weight.layer, weight.blocks) == ("w", "layer", quantization.Blocks(**parameters))
     session = onnxruntime.InferenceSession(str(output / "model.onnx"), providers=["CPUExecutionProvider"])
     (expected,) = session.run(None, {"x": np.eye(rows, dtype=np.float32)})
-    assert np.abs(weight.floats - expected).max() < 1e-6
+    assert np.abs(weight.floats() - expected).max() < 1e-6
     (error,) = quantization.round_trip(model, quantized_weights(quantized))
     assert 0.3 < steps_of(error) <= LARGEST_ERROR_STEPS
     comparison = weights.compare({"layer.weight": values.T}, quantized)
