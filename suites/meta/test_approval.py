@@ -64,14 +64,14 @@ INDEX_LIMIT = Limit("O2", "index_keeps_neighbours", "a reason", "https://example
 PARAMETERS = {LIMIT.check, "scores_hold_under_mask[random]"}
 
 
-def left_out(baseline, ended, *, limits=(), thresholds=(), published=(), emulators=(), searched=False):
+def left_out(baseline, ended, *, limits=(), thresholds=(), index=None, published=(), emulators=(), searched=False):
     """Return what an approval of O2 says that a run left out, and of which this ended."""
     subject: Any = Subject(False)
     subject.__dict__.update(
         approved=baseline, published=published, task=TASKS["embedding"],
         context=stand_in(Context, emulators=emulators, machine=SimpleNamespace(emulated="")),
         plan=SimpleNamespace(own=SimpleNamespace(files={CORPUS_FILE: ""}) if searched else None),
-        model=stand_in(Model, settings=stand_in(Settings, limits=limits, thresholds=thresholds)),
+        model=stand_in(Model, settings=stand_in(Settings, limits=limits, thresholds=thresholds, index=index)),
     )  # fmt: skip
     gate = stand_in(Gate, cases_of=lambda _: [], measured={}, ended={O2: ended, subject: set()})
     return left_out_checks(gate, subject, {"O2": O2})
@@ -90,11 +90,13 @@ def left_out(baseline, ended, *, limits=(), thresholds=(), published=(), emulato
         ({}, set(), {"limits": (LIMIT,)}, "scores_hold_under_mask[holes] of suites/conformance on O2: select suites/c"),
         ({}, {"scores_hold_under_mask[random]"}, {"limits": (LIMIT,)}, "scores_hold_under_mask[holes] of suites/conf"),
         ({}, {LIMIT.check}, {"limits": (LIMIT,)}, ""),
-        ({}, set(), {"limits": (EXCUSED,)}, "decisions_stay of suites/accuracy on O2: select suites/accuracy too"),
+        ({}, set(), {"limits": (EXCUSED,), "thresholds": (REPORTED,)}, "decisions_stay of suites/accuracy on O2: sele"),
+        ({}, set(), {"limits": (EXCUSED,)}, ""),
         ({}, set(), {"thresholds": (GATED,)}, "decisions_stay of suites/accuracy on O2"),
         ({}, DECISIONS, {"thresholds": (GATED,), "limits": (EXCUSED,)}, ""),
         ({}, set(), {"thresholds": (REPORTED,)}, ""),
-        ({}, set(), {"limits": (INDEX_LIMIT,)}, "index_keeps_neighbours of suites/accuracy on O2: select suites/accu"),
+        ({}, set(), {"limits": (INDEX_LIMIT,), "index": HELD}, "index_keeps_neighbours of suites/accuracy on O2: sel"),
+        ({}, set(), {"limits": (INDEX_LIMIT,)}, ""),
         ({"reference_file"}, COMPARISONS, {}, ""),
         ({"reference_file"}, {"scores_stay_within_ceiling"}, {}, "reference_is_the_approved_one and 1 more check of"),
         ({"conformance_file"}, CHECKS, {}, ""),

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from fixtures.plugin import decisions, index_fixtures, retrieval, suite_fixtures
-from fixtures.plugin.collection import ASKED
-from suites.meta.house import EMBEDDER, FEW, House
+from fixtures.gate import asked
+from suites.accuracy import test_index, test_published, test_retrieval, test_thresholds, test_update
+from suites.meta.house import EMBEDDER, FEW, LOOSE, House
 
 THRESHOLD = '[[thresholds]]\nname = "duplicate"\nscore = "cosine"\nvalue = 0.5\n'
 SUITES = ("suites/accuracy/test_thresholds.py", "suites/accuracy/test_index.py")
@@ -46,6 +46,26 @@ def test_check_is_made_once_where_no_model_asks_and_says_why(house):
     assert list(collected(house, SUITES[1], *FEW).values()) == [["asking-plain"]] * 3
 
 
-def test_each_row_is_of_a_fixture():
-    modules = (suite_fixtures, decisions, retrieval, index_fixtures)
-    assert {name for module in modules for name in vars(module)} >= ASKED.keys()
+def test_check_is_made_once_of_a_variant_that_is_selected(house):
+    """Not of the first model, which has none of these."""
+    house.add("asking", f'variants = ["plain"]\n{EMBEDDER}')
+    assert collected(house, SUITES[1], "--variant", "quantized") == {
+        name: ["silent-quantized"] for name in asked.ASKED if "index" in name or "norm" in name
+    }
+
+
+def test_limit_of_a_check_that_the_model_does_not_ask_for_does_not_refuse_an_approval(house):
+    """Somebody took the thresholds away, and left the limit."""
+    limit = (
+        '[[limits]]\nvariant = "quantized"\ncheck = "decisions_stay"\nreason = "known"\nlink = "https://example.org"\n'
+    )
+    house.add("silent", EMBEDDER + LOOSE + limit)
+    run = house.run(*FEW, "--model", "silent", "--approve")
+    assert run.returncode == 0, run.text
+    assert "approved silent" in run.text
+
+
+def test_each_row_is_of_a_check():
+    modules = (test_index, test_published, test_retrieval, test_thresholds, test_update)
+    checks = {name.removeprefix("test_") for module in modules for name in vars(module)}
+    assert asked.ASKED.keys() <= checks

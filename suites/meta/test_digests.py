@@ -8,10 +8,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from fixtures.build import manifest
 from fixtures.build.step import key_of
 from fixtures.build.store import Store
 from fixtures.build.upkeep import verify_store
-from fixtures.models.digests import DIGESTS, LARGE_BYTES, SETTLED_S, Digests
+from fixtures.models.digests import LARGE_BYTES, SETTLED_S, Digests
 from fixtures.models.files import sha256_of
 
 OLD_S = time.time() - SETTLED_S - 3600
@@ -116,7 +117,7 @@ def test_file_that_is_no_list_of_digests_holds_none(digests, weights, content):
     digests.file.write_bytes(content)
     assert digests.sha256_of(weights) == sha256_of(weights)
     digests.save()
-    assert Digests(digests.file)._digests
+    assert Digests(digests.file)._known
 
 
 def test_folder_that_cannot_be_written_is_no_error(digests, weights):
@@ -133,16 +134,39 @@ def test_user_without_a_folder_leaves_nothing(weights, tmp_path, monkeypatch):
     assert not (tmp_path / "~").exists()
 
 
-def test_verification_of_the_store_reads_every_file(weights, tmp_path):
+def test_path_that_is_no_utf8_is_remembered(digests, weights, tmp_path, reads):
+    folder = tmp_path / os.fsdecode(b"m\xff")
+    folder.mkdir()
+    file = weights.rename(folder / weights.name)
+    digests.sha256_of(file)
+    digests.save()
+    Digests(digests.file).sha256_of(file)
+    assert len(reads) == 1
+
+
+def test_what_another_process_kept_meanwhile_stays(digests, weights, tmp_path, reads):
+    second = tmp_path / "second"
+    second.write_bytes(b"b" * LARGE_BYTES)
+    other = Digests(digests.file)
+    digests.sha256_of(weights)
+    other.sha256_of(second)
+    digests.save()
+    other.save()
+    third = Digests(digests.file)
+    assert third.sha256_of(weights) != third.sha256_of(second)
+    assert len(reads) == 2
+
+
+def test_verification_of_the_store_reads_every_file(digests, weights, tmp_path, monkeypatch):
     """What a disk changes by itself leaves a file's status as it was: played by a digest that is remembered wrong."""
+    monkeypatch.setattr(manifest, "DIGESTS", digests)
     store, document = Store(tmp_path / "store"), {"name": "embedder"}
     key = key_of(document)
     store.build(key, document, lambda work: weights.rename(work / "output" / weights.name) and None)
     stored = store.root / "artifacts" / key / weights.name
-    expected = DIGESTS.sha256_of(stored)
+    expected = digests.sha256_of(stored)
     stored.write_bytes(b"b" * LARGE_BYTES)
-    DIGESTS.sha256_of(stored)
-    name = str(stored)
-    DIGESTS._digests[name] = msgspec.structs.replace(DIGESTS._digests[name], sha256=expected)
+    digests.sha256_of(stored)
+    digests._asked[str(stored)] = msgspec.structs.replace(digests._asked[str(stored)], sha256=expected)
     assert store.find(key)
     assert verify_store(store).damage == {key: f"{weights.name} has changed since it was stored"}

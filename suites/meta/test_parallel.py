@@ -46,6 +46,21 @@ def test_report_is_that_of_one_process(house):
     assert who[0] != who[1], "both processes have work"
 
 
+def test_steps_are_counted_and_building_is_no_checking(tmp_path):
+    house = House(tmp_path, tmp_path / "store")
+    for name in ("first", "second"):
+        house.add(name, EMBEDDER + LOOSE)
+    run = house.run("-n1", "--variant=plain")
+    assert run.returncode == 0, run.text
+    gate = house.gate()
+    built = sum(1 for _ in house.store.glob("artifacts/*"))
+    assert len(gate["steps"]["built"]) == built
+    assert gate["steps"]["reused"] == built, "the second model's are the first one's"
+    first, second = gate["models"]
+    assert first["check_seconds"] < first["build_seconds"]
+    assert second["build_seconds"] == 0
+
+
 def test_failure_is_reported_with_its_line_to_reproduce(house):
     strict = EMBEDDER.replace("@7", "@8") + LOOSE.replace("max_abs_error = 1", "max_abs_error = 1e-6")
     house.add("tiny-2", strict)
