@@ -40,9 +40,10 @@ def test_check_is_made_once_where_no_model_asks_and_says_why(house):
         "decisions_stay": ["silent-plain"],
         "update_keeps_decisions": ["silent"],
     }
-    run = house.run("--variant", "plain", "--model", "silent", "-rs", suite=SUITES[0])
+    run = house.run("--variant", "plain", "--model", "silent", suite=SUITES[0])
     assert run.returncode == 0
     assert "2 not applicable" in run.text
+    assert "model.toml states no [[thresholds]]" in (house.report / "junit.xml").read_text()
     assert list(collected(house, SUITES[1], *FEW).values()) == [["asking-plain"]] * 3
 
 

@@ -13,6 +13,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from fixtures.gate.case import Case, problem_of
 from fixtures.gate.command_line import parse
 from fixtures.gate.context import make_context
 from fixtures.gate.session import Gate
+from fixtures.gate.subject import Subject
 from fixtures.gate.timing import shape_of
 from fixtures.latency.pairs import feeds_of
 from fixtures.latency.ratios import median_ratio
@@ -87,43 +89,59 @@ def gates_of(baselines: Path, store: Path) -> dict[str, Gate]:
     }
 
 
-def pairs_of(gates: Mapping[str, Gate], variants: Sequence[str]) -> list[tuple[str, str, dict[str, Case | str]]]:
-    """Build some variants of every model with each exporter.
+@dataclass(frozen=True)
+class Pair:
+    """A variant of a model.
 
-    Returns:
-        Model, variant, and for each exporter the variant as it made it, or why there is none, in words.
+    Attributes:
+        cases: exporter -> the variant as it made it. missing: exporter -> why it made none, in words.
     """
-    cases: dict[tuple[str, str], dict[str, Case | str]] = {}
+
+    model: str
+    variant: str
+    cases: dict[str, Case] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def subject(self) -> Subject:
+        return next(iter(self.cases.values())).subject
+
+    def open_all(self) -> list[OnnxRuntime]:
+        """Open a session of each exporter's file on all threads."""
+        return [OnnxRuntime(case.file, case.context.machine.threads) for case in self.cases.values()]
+
+
+def pairs_of(gates: Mapping[str, Gate], variants: Sequence[str]) -> list[Pair]:
+    """Build some variants of every model with each exporter; print what cannot be made."""
+    pairs: dict[tuple[str, str], Pair] = {}
     for exporter, gate in gates.items():
         planned = [gate.case(subject, variant) for subject in gate.load() for variant in variants]
         built = [case for case in planned if not case.unavailable]
         needed = {step: ModelSize() for case in built for step in (case.step, case.subject.plan.tokens)}
         gate.context.build(needed, lambda made, _: print(made, flush=True))
         for case in planned:
-            cases.setdefault((case.subject.name, case.variant.name), {})[exporter] = (
-                case.unavailable or problem_of(case) or case
-            )
-    return [(model, variant, made) for (model, variant), made in sorted(cases.items(), key=lambda item: item[0][0])]
-
-
-def open_all(cases: Mapping[str, Case]) -> list[OnnxRuntime]:
-    """Open a session of each exporter's file on all threads."""
-    return [OnnxRuntime(case.file, case.context.machine.threads) for case in cases.values()]
+            names = case.subject.name, case.variant.name
+            pair = pairs.setdefault(names, Pair(*names))
+            if reason := case.unavailable or problem_of(case):
+                pair.missing[exporter] = reason
+                print(f"{case}, {exporter}: {reason}", flush=True)
+            else:
+                pair.cases[exporter] = case
+    return sorted(pairs.values(), key=lambda pair: pair.model)
 
 
 def compare_embedded(store: Path) -> list[list[str]]:
     """Return the rows of the embedded models: sizes, errors under padding, and latency over shapes."""
     rows = []
-    for model, variant, made in pairs_of(gates_of(ROOT / "baselines", store), VARIANTS):
-        cases = {exporter: case for exporter, case in made.items() if isinstance(case, Case)}
-        if missing := made.keys() - cases.keys():
-            print(f"{model} {variant}: {made[min(missing)]}", flush=True)
+    for pair in pairs_of(gates_of(ROOT / "baselines", store), VARIANTS):
+        if pair.missing:
             continue
-        subject = next(iter(cases.values())).subject
+        subject = pair.subject
         torch = TorchRuntime(subject.weights_folder, subject.task.auto_class, subject.context.machine.threads)
         (output,) = subject.task.outputs
-        runtimes = open_all(cases)
-        cells = [f"{model} {variant}", " / ".join(f"{case.file.stat().st_size / 1e6:.1f}" for case in cases.values())]
+        runtimes = pair.open_all()
+        sizes = [f"{case.file.stat().st_size / 1e6:.1f}" for case in pair.cases.values()]
+        cells = [f"{pair.model} {pair.variant}", " / ".join(sizes)]
         for batch in padded(subject.long).values():
             expected = torch(batch)
             errors = [error_of(runtime(batch), expected, output, batch["attention_mask"]) for runtime in runtimes]
@@ -136,16 +154,13 @@ def compare_embedded(store: Path) -> list[list[str]]:
 def compare_zoo(store: Path) -> list[list[str]]:
     """Return the rows of the zoo: how many times faster PyTorch's graph of each variant is, at one shape."""
     rows: dict[str, list[str]] = {}
-    for model, variant, made in pairs_of(gates_of(ROOT / "baselines" / "zoo", store), ZOO_VARIANTS):
-        cases = {exporter: case for exporter, case in made.items() if isinstance(case, Case)}
-        if missing := made.keys() - cases.keys():
-            print(f"{model} {variant}: {made[min(missing)]}", flush=True)
-            cell = f"no graph of {' and '.join(MAKERS[exporter] for exporter in sorted(missing))}"
+    for pair in pairs_of(gates_of(ROOT / "baselines" / "zoo", store), ZOO_VARIANTS):
+        if pair.missing:
+            cell = f"no graph of {' and '.join(MAKERS[exporter] for exporter in pair.missing)}"
         else:
-            feeds = shape_of(next(iter(cases.values())).subject, *ZOO_SHAPE)
-            cell = in_words(ratio_of(open_all(cases), feeds))
-        rows.setdefault(model, [model]).append(cell)
-        print(f"{model} {variant}: {cell}", flush=True)
+            cell = in_words(ratio_of(pair.open_all(), shape_of(pair.subject, *ZOO_SHAPE)))
+        rows.setdefault(pair.model, [pair.model]).append(cell)
+        print(f"{pair.model} {pair.variant}: {cell}", flush=True)
     return list(rows.values())
 
 
